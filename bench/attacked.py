@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from bench import attacks, processes, tls, world
 from bench.report import ROOT
@@ -181,16 +181,16 @@ def _is_ready(port: int, files: tls.Files | None = None) -> Callable[[], bool]:
     verify = files.context() if files else True
 
     def ready() -> bool:
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(url, verify=verify, trust_env=False, timeout=10).is_success
+        with contextlib.suppress(httpx2.TransportError):
+            return httpx2.get(url, verify=verify, trust_env=False, timeout=10).is_success
         return False
 
     return ready
 
 
-def _client(front: Front) -> httpx.Client:
-    transport = httpx.HTTPTransport(verify=front.files.context(), local_address=API_SERVER)
-    return httpx.Client(base_url=f"https://127.0.0.1:{front.api_port}", transport=transport, timeout=60)
+def _client(front: Front) -> httpx2.Client:
+    transport = httpx2.HTTPTransport(verify=front.files.context(), local_address=API_SERVER)
+    return httpx2.Client(base_url=f"https://127.0.0.1:{front.api_port}", transport=transport, timeout=60)
 
 
 def _issue(store: World, front: Front, headers: dict[str, str]) -> Shown:
@@ -258,7 +258,7 @@ def issuing(attacked: Prepared, *more: Callable[[threading.Event], None]) -> Ite
     def issue() -> None:
         with _client(attacked.front) as client:
             while not over.is_set():
-                with contextlib.suppress(httpx.TransportError):
+                with contextlib.suppress(httpx2.TransportError):
                     client.post(_path(attacked.store), json={"duration": 1}, headers=attacked.headers)
 
     threads = [threading.Thread(target=each, args=(over,)) for each in more]

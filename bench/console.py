@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 from sqlalchemy import insert, select
 
 from bench import bulk, processes, traffic, webhook, world, wrk
@@ -171,13 +171,13 @@ class _Page:
                 self.load(client)
                 time.sleep(max(0.0, started + pause - time.monotonic()))
 
-    def client(self) -> httpx.Client:
-        return httpx.Client(headers=dict(self.headers), timeout=60, trust_env=False)
+    def client(self) -> httpx2.Client:
+        return httpx2.Client(headers=dict(self.headers), timeout=60, trust_env=False)
 
-    def load(self, client: httpx.Client) -> int:
+    def load(self, client: httpx2.Client) -> int:
         """Load the page once. Returns its length in bytes."""
         answer = client.get(self.url)
-        if answer.status_code != httpx.codes.OK or "people have access" not in answer.text:
+        if answer.status_code != httpx2.codes.OK or "people have access" not in answer.text:
             raise RuntimeError(f"the page is missing: {answer.status_code}")
         return len(answer.content)
 

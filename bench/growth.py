@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import httpx
+import httpx2
 from sqlalchemy import func, select
 
 from bench import bulk, traffic, world, wrk
@@ -222,7 +222,7 @@ def _one_by_one(served: Served, paths: Sequence[str], seconds: float) -> wrk.Loa
 def _time(served: Served, method: str, path: str) -> float:
     headers = {"X-Auth-Token": served.who.token}
     body = {"duration": 1} if method == "POST" else None
-    with httpx.Client(base_url=served.url, headers=headers, timeout=120, trust_env=False) as client:
+    with httpx2.Client(base_url=served.url, headers=headers, timeout=120, trust_env=False) as client:
         started = time.perf_counter()
         client.request(method, path, json=body).raise_for_status()
         return (time.perf_counter() - started) * 1000
@@ -230,7 +230,7 @@ def _time(served: Served, method: str, path: str) -> float:
 
 async def _revoke_p99(served: Served, user_id: str) -> float:
     headers = {"X-Auth-Token": served.who.token}
-    async with httpx.AsyncClient(
+    async with httpx2.AsyncClient(
         base_url=served.url, headers=headers, timeout=120, trust_env=False
     ) as client:
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from bench import world
 from bench.report import ROOT
@@ -64,7 +64,7 @@ def measure(folder: Path, seconds: float) -> list[dict[str, object]]:
         for attackers, prefix in ATTACKERS:
             for address in KNOWN:
                 _, status = asyncio.run(_login(served.url, store, address))
-                if status != httpx.codes.CREATED:
+                if status != httpx2.codes.CREATED:
                     raise RuntimeError(f"the login from {address} was answered {status}")
             with _attacked(served.url, attackers, prefix):
                 for networks, addresses in (("known", itertools.cycle(KNOWN)), ("new", new)):
@@ -99,8 +99,8 @@ async def _login(url: str, store: World, address: str) -> tuple[float, int]:
     user = {"id": store.user_id, "password": store.password}
     begin = time.perf_counter()
     status = 0
-    async with httpx.AsyncClient(base_url=url, timeout=MOST_SECONDS, trust_env=False) as client:
-        with contextlib.suppress(httpx.TransportError):
+    async with httpx2.AsyncClient(base_url=url, timeout=MOST_SECONDS, trust_env=False) as client:
+        with contextlib.suppress(httpx2.TransportError):
             answer = await client.post(
                 "/v3/auth/tokens", json=_body(user), headers={"X-Forwarded-For": address}
             )
@@ -113,7 +113,7 @@ def _body(user: Mapping[str, object]) -> dict[str, object]:
 
 
 def _figures(attackers: int, prefix: int, networks: str, taken: list[tuple[float, int]]) -> Figures:
-    times = sorted(seconds for seconds, status in taken if status == httpx.codes.CREATED)
+    times = sorted(seconds for seconds, status in taken if status == httpx2.codes.CREATED)
     in_time = sum(seconds < LIMIT_SECONDS for seconds in times) / len(taken)
     p50, p90 = (times[int(len(times) * part)] * 1000 if times else None for part in (0.5, 0.9))
     return Figures(

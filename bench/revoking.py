@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from sqlalchemy import delete, func, insert, select
 
 from bench import traffic, world
@@ -207,7 +207,7 @@ async def _at_rate(
         with contextlib.suppress(OSError, EOFError, TimeoutError):
             async with asyncio.timeout(LIMIT_SECONDS):
                 status, body = await _exchange(*streams, request)
-            correct = status == httpx.codes.OK and expected in body
+            correct = status == httpx2.codes.OK and expected in body
             free.append(streams)
         taken.append(time.perf_counter() - due if correct else None)
 
@@ -257,7 +257,7 @@ async def _attack(job: dict[str, Any]) -> dict[str, int]:
 
 def _issue(store: World, served: Served) -> Shown:
     headers = {"X-Auth-Token": served.who.token}
-    with httpx.Client(base_url=served.url, timeout=60, trust_env=False) as client:
+    with httpx2.Client(base_url=served.url, timeout=60, trust_env=False) as client:
         answer = client.post(served.who.path(), json={"duration": 1}, headers=headers).raise_for_status()
     return Shown(
         fingerprint=bytes.fromhex(answer.headers["X-Clustercert-Fingerprint"]),
@@ -271,7 +271,7 @@ def _lists(store: World, served: Served, database: str) -> Lists:
     paths = (f"/api/v3/projects/{store.project_id}/clusters", f"{own}/certificates", f"{own}/access")
     shortest = []
     headers = {"X-Auth-Token": served.who.token}
-    with httpx.Client(base_url=served.url, timeout=60, trust_env=False, headers=headers) as client:
+    with httpx2.Client(base_url=served.url, timeout=60, trust_env=False, headers=headers) as client:
         for path in paths:
             times = []
             for _ in range(LISTED):
@@ -287,7 +287,7 @@ def _token(served: Served, project_id: str, password: str) -> str:
     user = {"name": "eve", "domain": {"name": "bench"}, "password": password}
     identity = {"methods": ["password"], "password": {"user": user}}
     body = {"auth": {"identity": identity, "scope": {"project": {"id": project_id}}}}
-    with httpx.Client(base_url=served.url, timeout=60, trust_env=False) as client:
+    with httpx2.Client(base_url=served.url, timeout=60, trust_env=False) as client:
         return client.post("/v3/auth/tokens", json=body).raise_for_status().headers["X-Subject-Token"]
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from bench import processes, traffic, world
 from bench.postgres import Postgres
@@ -64,8 +64,8 @@ class _Renewal:
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         headers = traffic.signed_headers("POST", self.user, self.user.path(), datetime.now(UTC), self.body)
         status = 0
-        async with httpx.AsyncClient(base_url=url, timeout=MOST_SECONDS, trust_env=False) as client:
-            with contextlib.suppress(httpx.TransportError):
+        async with httpx2.AsyncClient(base_url=url, timeout=MOST_SECONDS, trust_env=False) as client:
+            with contextlib.suppress(httpx2.TransportError):
                 answer = await client.post(self.user.path(), content=self.body, headers=headers)
                 status = answer.status_code
         return time.monotonic() - due, status
@@ -93,7 +93,7 @@ def _measure(store: World, database: str, seconds: float, users: int) -> Figures
         used = sum(map(processes.cpu_seconds, served.roots)) - used
     # The service has ended, so the write-ahead log is in the database.
     grown = _size(store) - size
-    times = sorted(each * 1000 for each, status in taken if status == httpx.codes.OK)
+    times = sorted(each * 1000 for each, status in taken if status == httpx2.codes.OK)
     if not times:
         raise RuntimeError(f"no renewal succeeded: {sorted({status for _, status in taken})}")
     return Figures(

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-import httpx
+import httpx2
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -154,7 +154,7 @@ def example(folder: Path) -> str:
 
 
 def _issue(served: Served, who: Who, count: int) -> None:
-    with httpx.Client(base_url=served.url, timeout=60, trust_env=False) as client:
+    with httpx2.Client(base_url=served.url, timeout=60, trust_env=False) as client:
         for _ in range(count):
             headers = {"X-Auth-Token": who.token}
             client.post(who.path(), headers=headers, json={"duration": 1}).raise_for_status()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 from sqlalchemy import func, select
 
 from bench import bulk, traffic, world, wrk
@@ -189,7 +189,7 @@ def _revoked(served: Served, server: ApiServer, user_id: str) -> float:
     path = served.who.path()
     headers = traffic.JSON | {"Authorization": f"Bearer {server.token}"}
     longest = 0.0
-    with httpx.Client(base_url=served.url, timeout=30, trust_env=False) as client:
+    with httpx2.Client(base_url=served.url, timeout=30, trust_env=False) as client:
         for _ in range(REVOCATIONS_TIMED):
             caller = {"X-Auth-Token": served.who.token}
             issued = client.post(path, json={"duration": 1}, headers=caller).raise_for_status()

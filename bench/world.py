@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from bench import processes, tls
 from bench.peers import Peer
@@ -176,7 +176,7 @@ def _served(
     command += ["serve", "--port", str(port), "--workers", str(workers)]
     started = time.monotonic()
     with (
-        httpx.Client(base_url=url, timeout=60, trust_env=False, verify=verify) as client,
+        httpx2.Client(base_url=url, timeout=60, trust_env=False, verify=verify) as client,
         processes.running(command, world.folder / "serve.log", lambda: _ready(client), env=env) as pid,
     ):
         start_seconds = time.monotonic() - started
@@ -196,14 +196,14 @@ def _served(
         )
 
 
-def _ready(client: httpx.Client) -> bool:
+def _ready(client: httpx2.Client) -> bool:
     try:
         return client.get("/readyz").is_success
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return False
 
 
-def token(client: httpx.Client, world: World) -> str:
+def token(client: httpx2.Client, world: World) -> str:
     """Log in, and return the token."""
     password = {"user": {"id": world.user_id, "password": world.password}}
     identity = {"methods": ["password"], "password": password}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from bench import processes, tls
 from bench.peers import Peer
@@ -62,7 +62,7 @@ def running(folder: Path) -> Iterator[Peer]:
     command = [str(_program()), "server", "-config", str(folder / "bao.json")]
     with (
         processes.running(command, folder / "bao.log", lambda: processes.listens(port)) as pid,
-        httpx.Client(
+        httpx2.Client(
             base_url=f"https://127.0.0.1:{port}/v1/", timeout=60, trust_env=False, verify=files.context()
         ) as client,
     ):
@@ -70,12 +70,12 @@ def running(folder: Path) -> Iterator[Peer]:
         yield Peer(f"https://127.0.0.1:{port}", list(_requests(f"127.0.0.1:{port}", token)), [pid])
 
 
-def _prepared(client: httpx.Client) -> str:
+def _prepared(client: httpx2.Client) -> str:
     """Create a CA and a role for it. Returns a token that may only sign."""
     new = _call(client, "sys/init", {"secret_shares": 1, "secret_threshold": 1})
     _call(client, "sys/unseal", {"key": new["keys"][0]})
     client.headers["X-Vault-Token"] = new["root_token"]
-    while client.get("sys/health").status_code != httpx.codes.OK:
+    while client.get("sys/health").status_code != httpx2.codes.OK:
         time.sleep(0.1)
     _call(client, "sys/mounts/pki", {"type": "pki", "config": {"max_lease_ttl": "87600h"}})
     root = {"common_name": "bench", "key_type": "ec", "key_bits": 256, "ttl": "87600h"}
@@ -87,7 +87,7 @@ def _prepared(client: httpx.Client) -> str:
     return str(token["auth"]["client_token"])
 
 
-def _call(client: httpx.Client, path: str, body: object) -> dict[str, Any]:
+def _call(client: httpx2.Client, path: str, body: object) -> dict[str, Any]:
     answer = client.post(path, json=body).raise_for_status()
     return dict(answer.json()) if answer.content else {}
 

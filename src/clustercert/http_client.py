@@ -175,7 +175,7 @@ def _translated_failures() -> Iterator[None]:
 def _closing_unfinished_handshakes() -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
     """Return a callback for httpx2 that closes the connection of a request that ends during its TLS handshake.
 
-    If the request is cancelled or takes too long, httpcore leaves the connection open.
+    If the request is cancelled or takes too long, httpcore2 leaves the connection open.
     """
     opened: list[Any] = []
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.custody.keks import write_new_kek_file
@@ -54,7 +54,7 @@ def service(world: World) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
-def client(service: Service) -> httpx.Client:
+def client(service: Service) -> httpx2.Client:
     return service.client
 
 

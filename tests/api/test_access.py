@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from cryptography import x509
 
@@ -31,12 +31,12 @@ class Place:
     """A service. Member and admin have certificates for the cluster `plain`. The member's first one is revoked."""
 
     world: World
-    client: httpx.Client
+    client: httpx2.Client
     revoked: x509.Certificate
     live: x509.Certificate
     admins: x509.Certificate
 
-    def get(self, who: str, cluster: str = "plain", **query: str) -> httpx.Response:
+    def get(self, who: str, cluster: str = "plain", **query: str) -> httpx2.Response:
         known = self.world.clusters[cluster]
         path = f"/clustercert/v1/projects/{self.world.project.id}/clusters/{known.id}/access"
         return self.client.get(path, params=query, headers=self.world.people[who].headers)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.model import Domain, User, parse_rfc3339
@@ -81,7 +81,7 @@ def changed(**offer: object) -> dict[str, Any]:
     return policy
 
 
-def refusal(requests: RequestClient, who: str, request_id: str) -> httpx.Response:
+def refusal(requests: RequestClient, who: str, request_id: str) -> httpx2.Response:
     """The answer after a change of rights, which the service reads four times a second."""
     eventually(lambda: not requests.issue(who, request_id).is_success)
     return requests.issue(who, request_id)

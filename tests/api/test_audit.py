@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.merkle.notes import VerifierKey, verify_checkpoint
@@ -28,14 +28,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="module")
-def client(world: World) -> Iterator[httpx.Client]:
+def client(world: World) -> Iterator[httpx2.Client]:
     with Service(world.settings()).running() as service:
         # The tests assume a log with events, whichever is run first.
         head(service.client)
         yield service.client
 
 
-def walked(client: httpx.Client, world: World, path: str, who: str, **query: str) -> Iterator[dict[str, Any]]:
+def walked(
+    client: httpx2.Client, world: World, path: str, who: str, **query: str
+) -> Iterator[dict[str, Any]]:
     """Yield all events in a list, page by page."""
     cursor: str | None = None
     while True:
@@ -47,7 +49,7 @@ def walked(client: httpx.Client, world: World, path: str, who: str, **query: str
 
 
 def test_an_event_is_sealed_and_its_commitment_is_that_of_its_text(
-    client: httpx.Client, world: World
+    client: httpx2.Client, world: World
 ) -> None:
     fingerprint = issue(client, world)
     event = sealed(client, world, fingerprint)
@@ -63,7 +65,7 @@ def test_an_event_is_sealed_and_its_commitment_is_that_of_its_text(
     assert of_admin == event | {"names": {}}
 
 
-def test_the_tiles_are_those_of_the_checkpoint(client: httpx.Client, world: World) -> None:
+def test_the_tiles_are_those_of_the_checkpoint(client: httpx2.Client, world: World) -> None:
     sealed(client, world, issue(client, world))
     checkpoint = head(client)
     frontier, leaves = Frontier(), list[bytes]()
@@ -83,7 +85,7 @@ def test_the_tiles_are_those_of_the_checkpoint(client: httpx.Client, world: Worl
     assert root(leaves) == checkpoint.root
 
 
-def test_a_tile_can_be_had_as_narrow_as_an_older_log_had_it(client: httpx.Client, world: World) -> None:
+def test_a_tile_can_be_had_as_narrow_as_an_older_log_had_it(client: httpx2.Client, world: World) -> None:
     sealed(client, world, issue(client, world))
     size = head(client).size
     widest = client.get(f"{LOG}/tile/{TilePath(TileId(0, 0), min(size, 255))}").content
@@ -108,14 +110,14 @@ def test_a_tile_can_be_had_as_narrow_as_an_older_log_had_it(client: httpx.Client
         "-1/000",
     ],
 )
-def test_what_is_no_tile_of_the_log_is_not_found(client: httpx.Client, world: World, path: str) -> None:
+def test_what_is_no_tile_of_the_log_is_not_found(client: httpx2.Client, world: World, path: str) -> None:
     assert head(client).size < 256, "the tests issue fewer certificates"
     response = client.get(f"{LOG}/tile/{path}")
     assert response.status_code == 404, response.text
     assert "errorCode" in response.json()
 
 
-def test_an_event_is_proved_to_be_in_the_log(client: httpx.Client, world: World) -> None:
+def test_an_event_is_proved_to_be_in_the_log(client: httpx2.Client, world: World) -> None:
     event = sealed(client, world, issue(client, world))
     key = VerifierKey.parse(client.get(f"{LOG}/key").text)
     for path, who in ((EVERYWHERE, "operator"), (of_project(world), "admin")):
@@ -129,7 +131,7 @@ def test_an_event_is_proved_to_be_in_the_log(client: httpx.Client, world: World)
         verify_inclusion(leaf, event["leaf_index"], checkpoint.size, hashes, checkpoint.root)
 
 
-def test_an_event_is_proved_against_an_older_checkpoint(client: httpx.Client, world: World) -> None:
+def test_an_event_is_proved_against_an_older_checkpoint(client: httpx2.Client, world: World) -> None:
     event = sealed(client, world, issue(client, world))
     older = head(client)
     sealed(client, world, issue(client, world))
@@ -148,7 +150,7 @@ def test_an_event_is_proved_against_an_older_checkpoint(client: httpx.Client, wo
     assert "larger" in refused.json()["message"]
 
 
-def test_a_proof_can_be_kept_as_a_file_that_says_it_all(client: httpx.Client, world: World) -> None:
+def test_a_proof_can_be_kept_as_a_file_that_says_it_all(client: httpx2.Client, world: World) -> None:
     event = sealed(client, world, issue(client, world))
     headers = world.people["operator"].headers | {"Accept": "text/plain"}
     response = client.get(f"{EVERYWHERE}/{event['leaf_index']}/proof", headers=headers)
@@ -167,7 +169,7 @@ def test_a_proof_can_be_kept_as_a_file_that_says_it_all(client: httpx.Client, wo
     )
 
 
-def test_the_log_is_proved_to_have_only_grown(client: httpx.Client, world: World) -> None:
+def test_the_log_is_proved_to_have_only_grown(client: httpx2.Client, world: World) -> None:
     sealed(client, world, issue(client, world))
     older = head(client)
     sealed(client, world, issue(client, world))
@@ -195,7 +197,7 @@ def test_the_log_is_proved_to_have_only_grown(client: httpx.Client, world: World
     ],
 )
 def test_sizes_that_prove_nothing_are_refused(
-    client: httpx.Client, query: dict[str, str], status: int
+    client: httpx2.Client, query: dict[str, str], status: int
 ) -> None:
     assert head(client).size > 1
     assert client.get(f"{LOG}/consistency", params=query).status_code == status
@@ -215,7 +217,7 @@ def test_sizes_that_prove_nothing_are_refused(
     ],
 )
 def test_events_are_for_the_projects_admins_and_operators(
-    client: httpx.Client, world: World, who: str | None, project: int, everywhere: int
+    client: httpx2.Client, world: World, who: str | None, project: int, everywhere: int
 ) -> None:
     event = sealed(client, world, issue(client, world))
     headers = world.people[who].headers if who else {}
@@ -224,7 +226,7 @@ def test_events_are_for_the_projects_admins_and_operators(
             assert client.get(path + tail, headers=headers).status_code == status, path + tail
 
 
-def test_a_projects_events_are_its_own(client: httpx.Client, world: World) -> None:
+def test_a_projects_events_are_its_own(client: httpx2.Client, world: World) -> None:
     foreign = world.clusters["foreign"]
     event = sealed(client, world, foreign.id, kind="cluster.added")
     assert event["project_id"] == world.other_project.id
@@ -244,7 +246,7 @@ def test_a_projects_events_are_its_own(client: httpx.Client, world: World) -> No
 
 
 def test_both_orders_walk_the_same_events_and_pages_leave_nothing_out(
-    client: httpx.Client, world: World
+    client: httpx2.Client, world: World
 ) -> None:
     sealed(client, world, issue(client, world))
     until = head(client).size
@@ -259,7 +261,7 @@ def test_both_orders_walk_the_same_events_and_pages_leave_nothing_out(
     assert places[1][-until:] == list(range(until))[::-1]
 
 
-def test_who_goes_on_behind_the_last_event_sees_what_came_since(client: httpx.Client, world: World) -> None:
+def test_who_goes_on_behind_the_last_event_sees_what_came_since(client: httpx2.Client, world: World) -> None:
     last = sealed(client, world, issue(client, world))
     fingerprint = issue(client, world)
     sealed(client, world, fingerprint)
@@ -270,7 +272,7 @@ def test_who_goes_on_behind_the_last_event_sees_what_came_since(client: httpx.Cl
 
 
 def test_a_list_names_users_and_places_for_those_who_see_everything(
-    client: httpx.Client, world: World
+    client: httpx2.Client, world: World
 ) -> None:
     event = sealed(client, world, issue(client, world))
     at = {"order": "oldest", "cursor": str(event["leaf_index"] - 1), "limit": "1"}
@@ -285,7 +287,7 @@ def test_a_list_names_users_and_places_for_those_who_see_everything(
     assert got(client, world, of_project(world), "admin", **at)["names"] == {}
 
 
-def test_events_are_found_by_kind_actor_and_time(client: httpx.Client, world: World) -> None:
+def test_events_are_found_by_kind_actor_and_time(client: httpx2.Client, world: World) -> None:
     event = sealed(client, world, issue(client, world, "member"))
     member = world.people["member"].user.id
     for query, kinds in (
@@ -310,7 +312,7 @@ def test_events_are_found_by_kind_actor_and_time(client: httpx.Client, world: Wo
 
 
 def test_events_are_found_by_the_user_and_the_cluster_that_they_mention(
-    client: httpx.Client, world: World
+    client: httpx2.Client, world: World
 ) -> None:
     fingerprint = issue(client, world, "member")
     sealed(client, world, fingerprint)
@@ -342,7 +344,7 @@ def test_events_are_found_by_the_user_and_the_cluster_that_they_mention(
     "time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0001-01-01T00:05:00Z", "9999-12-31T23:54:59Z"]
 )
 def test_a_time_at_the_end_of_the_calendar_is_a_time(
-    client: httpx.Client, world: World, name: str, time: str
+    client: httpx2.Client, world: World, name: str, time: str
 ) -> None:
     response = client.get(EVERYWHERE, headers=world.people["operator"].headers, params={name: time})
     assert response.status_code == 200
@@ -370,7 +372,7 @@ def test_a_time_at_the_end_of_the_calendar_is_a_time(
     ],
 )
 def test_a_question_that_makes_no_sense_is_refused_by_name(
-    client: httpx.Client, world: World, query: dict[str, str]
+    client: httpx2.Client, world: World, query: dict[str, str]
 ) -> None:
     response = client.get(EVERYWHERE, headers=world.people["operator"].headers, params=query)
     assert response.status_code == 400
@@ -379,7 +381,7 @@ def test_a_question_that_makes_no_sense_is_refused_by_name(
 
 
 @pytest.mark.parametrize("event_id", ["999999999", "x", "-1", "9" * 30])
-def test_no_such_event_is_not_found(client: httpx.Client, world: World, event_id: str) -> None:
+def test_no_such_event_is_not_found(client: httpx2.Client, world: World, event_id: str) -> None:
     for tail in ("", "/proof"):
         response = client.get(f"{EVERYWHERE}/{event_id}{tail}", headers=world.people["operator"].headers)
         assert response.status_code == 404

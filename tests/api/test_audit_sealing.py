@@ -1,6 +1,6 @@
 """Sealing: a log that was tampered with, and events just before the shutdown."""
 
-import httpx
+import httpx2
 import pytest
 
 from support import world as worlds
@@ -34,7 +34,7 @@ def test_a_log_that_was_changed_is_not_signed_on_and_says_so(
     assert float(line.split()[1]) > 0
 
 
-def failures(client: httpx.Client) -> str:
+def failures(client: httpx2.Client) -> str:
     """Return the metric that counts failures of sealing that are not the database's."""
     lines = client.get("/metrics").text.split("\n")
     return next(line for line in lines if line.startswith(FAILURES))

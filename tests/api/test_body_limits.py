@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.authn.oidc.tokens import MAX_TOKEN_BYTES
@@ -136,7 +136,7 @@ def limit_of(method: str, path: str) -> int:
     return int(OPERATIONS[method, path].get("x-max-body-bytes", 8 * KIB))
 
 
-def sent(client: httpx.Client, method: str, path: str, size: int) -> httpx.Response:
+def sent(client: httpx2.Client, method: str, path: str, size: int) -> httpx2.Response:
     address = path.replace("{", "").replace("}", "")
     # Spaces are no JSON, so a route that parses the body before it looks at the size answers with another status.
     return client.request(method, address, content=b" " * size, headers={"Content-Type": "application/json"})

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import (
@@ -32,8 +32,8 @@ from support.world import World
 
 
 def ask(
-    client: httpx.Client, world: World, cluster: str = "plain", who: str = "admin", **sent: Any
-) -> httpx.Response:
+    client: httpx2.Client, world: World, cluster: str = "plain", who: str = "admin", **sent: Any
+) -> httpx2.Response:
     sent.setdefault("json", {"duration": 30})
     headers = world.people[who].headers | sent.pop("headers", {})
     query = sent.pop("query", "")
@@ -66,7 +66,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
     ("cluster", "golden"),
     [("plain", "cce_02_0248"), ("eip", "cce_02_0248_eip"), ("sans", "cce_custom_san")],
 )
-def test_the_answer_is_the_documents(client: httpx.Client, world: World, cluster: str, golden: str) -> None:
+def test_the_answer_is_the_documents(client: httpx2.Client, world: World, cluster: str, golden: str) -> None:
     response = ask(client, world, cluster)
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
@@ -83,7 +83,7 @@ def test_the_answer_is_the_documents(client: httpx.Client, world: World, cluster
     ],
 )
 def test_the_certificate_is_the_callers(
-    client: httpx.Client, world: World, who: str, groups: list[str]
+    client: httpx2.Client, world: World, who: str, groups: list[str]
 ) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
     response = ask(client, world, who=who)
@@ -101,7 +101,7 @@ def test_the_certificate_is_the_callers(
     assert_key_matches(response.json())
 
 
-def test_openssl_verifies_what_was_issued(client: httpx.Client, world: World, tmp_path: Path) -> None:
+def test_openssl_verifies_what_was_issued(client: httpx2.Client, world: World, tmp_path: Path) -> None:
     user = ask(client, world).json()["users"][0]["user"]
     (tmp_path / "leaf.pem").write_bytes(base64.b64decode(user["client-certificate-data"]))
     (tmp_path / "ca.pem").write_text(world.client_ca("plain").public_bytes(Encoding.PEM).decode())
@@ -109,13 +109,13 @@ def test_openssl_verifies_what_was_issued(client: httpx.Client, world: World, tm
     openssl(*strict, tmp_path / "ca.pem", tmp_path / "leaf.pem")
 
 
-def test_each_request_gets_a_certificate_and_key_of_its_own(client: httpx.Client, world: World) -> None:
+def test_each_request_gets_a_certificate_and_key_of_its_own(client: httpx2.Client, world: World) -> None:
     one, other = ask(client, world).json(), ask(client, world).json()
     assert leaf_of(one).serial_number != leaf_of(other).serial_number
     assert one["users"][0]["user"]["client-key-data"] != other["users"][0]["user"]["client-key-data"]
 
 
-def test_headers_name_the_certificate_and_keep_it_out_of_caches(client: httpx.Client, world: World) -> None:
+def test_headers_name_the_certificate_and_keep_it_out_of_caches(client: httpx2.Client, world: World) -> None:
     response = ask(client, world)
     leaf = leaf_of(response.json())
     assert int(response.headers["X-Clustercert-Serial"], 16) == leaf.serial_number
@@ -166,7 +166,7 @@ def test_without_the_insecure_external_cluster_its_name_stays(
     "accept",
     ["application/yaml", "application/yaml, application/json;q=0.5", "application/x-yaml", "text/yaml, */*"],
 )
-def test_yaml_is_the_same_document_for_whoever_asks(client: httpx.Client, world: World, accept: str) -> None:
+def test_yaml_is_the_same_document_for_whoever_asks(client: httpx2.Client, world: World, accept: str) -> None:
     response = ask(client, world, "sans", headers={"Accept": accept})
     assert response.headers["content-type"].split(";")[0] == "application/yaml"
     assert response.headers["Cache-Control"] == "no-store"
@@ -189,13 +189,13 @@ def test_yaml_is_the_same_document_for_whoever_asks(client: httpx.Client, world:
         "application/yaml; q=0.000, */*",
     ],
 )
-def test_everybody_else_gets_json(client: httpx.Client, world: World, accept: str) -> None:
+def test_everybody_else_gets_json(client: httpx2.Client, world: World, accept: str) -> None:
     response = ask(client, world, headers={"Accept": accept})
     assert response.headers["content-type"] == "application/json"
     assert response.json()["kind"] == "Config"
 
 
-def test_an_error_is_json_even_for_whoever_asks_for_yaml(client: httpx.Client, world: World) -> None:
+def test_an_error_is_json_even_for_whoever_asks_for_yaml(client: httpx2.Client, world: World) -> None:
     response = ask(client, world, json={}, headers={"Accept": "application/yaml"})
     assert response.headers["content-type"] == "application/json"
     assert response.json()["errorCode"] == "CCE.01400001"
@@ -204,7 +204,7 @@ def test_an_error_is_json_even_for_whoever_asks_for_yaml(client: httpx.Client, w
 # What is recorded
 
 
-def test_each_issue_is_one_certificate_row_and_one_audit_event(client: httpx.Client, world: World) -> None:
+def test_each_issue_is_one_certificate_row_and_one_audit_event(client: httpx2.Client, world: World) -> None:
     before = recorded(world)
     reason = "incident 4711: Größe 🔐 <script>=cmd|'/C calc'!A0"
     response = ask(client, world, json={"duration": 7, "reason": reason})
@@ -253,7 +253,7 @@ def test_each_issue_is_one_certificate_row_and_one_audit_event(client: httpx.Cli
     assert (event["source"], event["request_id"]) == ("127.0.0.1", row["request_id"])
 
 
-def test_no_private_key_is_anywhere_in_the_database(client: httpx.Client, world: World) -> None:
+def test_no_private_key_is_anywhere_in_the_database(client: httpx2.Client, world: World) -> None:
     user = ask(client, world).json()["users"][0]["user"]
     pem = base64.b64decode(user["client-key-data"])
     key = load_pem_private_key(pem, password=None)
@@ -267,7 +267,7 @@ def test_no_private_key_is_anywhere_in_the_database(client: httpx.Client, world:
         assert not any(secret in content for secret in wanted), file.name
 
 
-def test_who_is_recorded_is_the_peer_and_not_what_a_header_says(client: httpx.Client, world: World) -> None:
+def test_who_is_recorded_is_the_peer_and_not_what_a_header_says(client: httpx2.Client, world: World) -> None:
     forged = {"X-Forwarded-For": "198.51.100.7", "Forwarded": "for=198.51.100.7", "X-Request-Id": "forged"}
     response = ask(client, world, headers=forged)
     assert response.headers["X-Request-Id"] != "forged"
@@ -282,7 +282,7 @@ def test_who_is_recorded_is_the_peer_and_not_what_a_header_says(client: httpx.Cl
 # Dry runs
 
 
-def test_a_dry_run_says_what_would_be_issued_and_records_nothing(client: httpx.Client, world: World) -> None:
+def test_a_dry_run_says_what_would_be_issued_and_records_nothing(client: httpx2.Client, world: World) -> None:
     before, begun = recorded(world), datetime.now(UTC)
     response = ask(client, world, json={"duration": 7}, query="?dryRun=All")
     assert response.status_code == 200
@@ -320,7 +320,7 @@ def test_a_dry_run_says_what_would_be_issued_and_records_nothing(client: httpx.C
 
 
 @pytest.mark.parametrize("name", ["dryrun", "DRYRUN", "DryRun", "%64ryrun"])
-def test_a_dry_run_in_other_case_issues_nothing(client: httpx.Client, world: World, name: str) -> None:
+def test_a_dry_run_in_other_case_issues_nothing(client: httpx2.Client, world: World, name: str) -> None:
     before = recorded(world)
     headers = world.people["admin"].headers
     for path in (world.path(), world.path().replace("/api/v3/", "/autopilot/v3/")):
@@ -334,12 +334,12 @@ def test_a_dry_run_in_other_case_issues_nothing(client: httpx.Client, world: Wor
 
 @pytest.mark.parametrize("body", [{"duration": 0}, {"duration": 30, "reason": "a\nb"}, {}])
 def test_a_dry_run_judges_the_body_all_the_same(
-    client: httpx.Client, world: World, body: dict[str, object]
+    client: httpx2.Client, world: World, body: dict[str, object]
 ) -> None:
     assert ask(client, world, json=body, query="?dryRun=All").status_code == 400
 
 
-def test_a_dry_run_of_get_records_nothing_either(client: httpx.Client, world: World) -> None:
+def test_a_dry_run_of_get_records_nothing_either(client: httpx2.Client, world: World) -> None:
     before = recorded(world)
     response = client.get(world.path() + "?dryRun=All", headers=world.people["admin"].headers)
     assert response.json()["kind"] == "IssuancePreview"
@@ -348,7 +348,7 @@ def test_a_dry_run_of_get_records_nothing_either(client: httpx.Client, world: Wo
 
 @pytest.mark.parametrize("value", ["all", "ALL", "true", "None", "", "All,All", "All&dryRun=None"])
 def test_any_other_dry_run_is_refused_and_issues_nothing(
-    client: httpx.Client, world: World, value: str
+    client: httpx2.Client, world: World, value: str
 ) -> None:
     before = recorded(world)
     response = ask(client, world, query=f"?dryRun={value}")
@@ -357,7 +357,7 @@ def test_any_other_dry_run_is_refused_and_issues_nothing(
     assert recorded(world) == before
 
 
-def test_a_bad_dry_run_without_a_credential_is_a_401(client: httpx.Client, world: World) -> None:
+def test_a_bad_dry_run_without_a_credential_is_a_401(client: httpx2.Client, world: World) -> None:
     assert client.post(world.path() + "?dryRun=x", json={"duration": 30}).status_code == 401
 
 
@@ -365,7 +365,7 @@ def test_a_bad_dry_run_without_a_credential_is_a_401(client: httpx.Client, world
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/json"}])
-def test_get_gives_thirty_days(client: httpx.Client, world: World, headers: dict[str, str]) -> None:
+def test_get_gives_thirty_days(client: httpx2.Client, world: World, headers: dict[str, str]) -> None:
     response = client.get(world.path("eip"), headers=world.people["admin"].headers | headers)
     assert response.status_code == 200
     leaf = leaf_of(response.json())
@@ -391,7 +391,7 @@ def autopilot(world: World, cluster: str = "plain") -> str:
     return world.path(cluster).replace("/api/v3/", "/autopilot/v3/")
 
 
-def test_the_autopilot_form_is_the_same_but_for_expire_at(client: httpx.Client, world: World) -> None:
+def test_the_autopilot_form_is_the_same_but_for_expire_at(client: httpx2.Client, world: World) -> None:
     headers = world.people["admin"].headers
     body = {"duration": 3, "expire_at": "not even a time"}
     response = client.post(autopilot(world, "eip"), json=body, headers=headers)
@@ -407,13 +407,13 @@ def test_the_autopilot_form_is_the_same_but_for_expire_at(client: httpx.Client, 
     "body", [{}, {"duration": 0}, {"duration": "3"}, {"expire_at": "2030-01-01 16:00:00 +0000 UTC"}]
 )
 def test_the_autopilot_form_needs_a_duration(
-    client: httpx.Client, world: World, body: dict[str, object]
+    client: httpx2.Client, world: World, body: dict[str, object]
 ) -> None:
     response = client.post(autopilot(world), json=body, headers=world.people["admin"].headers)
     assert (response.status_code, response.json()["errorCode"]) == (400, "CCE.01400001")
 
 
-def test_the_autopilot_form_has_no_get(client: httpx.Client, world: World) -> None:
+def test_the_autopilot_form_has_no_get(client: httpx2.Client, world: World) -> None:
     response = client.get(autopilot(world), headers=world.people["admin"].headers)
     assert response.status_code == 405
     assert response.headers["Allow"] == "POST"

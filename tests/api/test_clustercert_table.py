@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from support.leaf_checks import BACKDATE, leaf_of
@@ -385,7 +385,7 @@ OTHER_CLOUDS = "`duration` 1826, 1827 with `api.max_duration = 1827`"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cce-divergences.md"
 
 
-def send(client: httpx.Client, world: World, row: Row, headers: dict[str, str]) -> httpx.Response:
+def send(client: httpx2.Client, world: World, row: Row, headers: dict[str, str]) -> httpx2.Response:
     if row.content_type is not None:
         headers = headers | {"Content-Type": row.content_type}
     if row.content_encoding is not None:
@@ -396,7 +396,7 @@ def send(client: httpx.Client, world: World, row: Row, headers: dict[str, str]) 
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.request)
-def test_a_request_is_answered_as_the_table_says(client: httpx.Client, world: World, row: Row) -> None:
+def test_a_request_is_answered_as_the_table_says(client: httpx2.Client, world: World, row: Row) -> None:
     begun = datetime.now(UTC)
     response = send(client, world, row, world.people["admin"].headers)
     took = (datetime.now(UTC) - begun).total_seconds()
@@ -419,7 +419,7 @@ def test_a_request_is_answered_as_the_table_says(client: httpx.Client, world: Wo
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.request)
 def test_without_a_valid_credential_only_size_and_content_coding_are_judged(
-    client: httpx.Client, world: World, row: Row
+    client: httpx2.Client, world: World, row: Row
 ) -> None:
     status, code = row.answer if row.answer[0] in {413, 415} else (401, "CCE.01401001")
     for headers in ({}, {"X-Auth-Token": "A" * 43}):
@@ -427,7 +427,7 @@ def test_without_a_valid_credential_only_size_and_content_coding_are_judged(
         assert (response.status_code, response.json()["errorCode"]) == (status, code)
 
 
-def test_expire_at_is_the_end_to_the_second(client: httpx.Client, world: World) -> None:
+def test_expire_at_is_the_end_to_the_second(client: httpx2.Client, world: World) -> None:
     end = datetime.fromisoformat("2029-02-28 23:59:59+00:00")
     body = {"expire_at": f"{end:%Y-%m-%d %H:%M:%S} +0000 UTC"}
     response = client.post(world.path(), json=body, headers=world.people["admin"].headers)
@@ -479,7 +479,7 @@ def test_longer_durations_need_a_setting_and_a_rule(
         "grant": {"groups": ["clustercert:admins"]},
     }
 
-    def post(days: int, **changed: object) -> httpx.Response:
+    def post(days: int, **changed: object) -> httpx2.Response:
         client = service_with(api={"max_duration": 1827}, **changed).client
         return client.post(world.path(), json={"duration": days}, headers=world.people["admin"].headers)
 

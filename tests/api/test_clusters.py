@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from support.world import EXTERNAL_URL, World
@@ -117,7 +117,7 @@ CCE_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{9} \+0000 UTC")
 PHASES = {"Available", "Unavailable", "Creating", "Deleting", "Upgrading", "Resizing", "Empty"}
 
 
-def get(client: httpx.Client, world: World, path: str, who: str = "admin") -> Any:
+def get(client: httpx2.Client, world: World, path: str, who: str = "admin") -> Any:
     response = client.get(path, headers=world.people[who].headers)
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "application/json"
@@ -137,7 +137,7 @@ def values(document: Any) -> Iterator[Any]:
         yield from values(inner)
 
 
-def test_the_list_is_the_projects_clusters_by_name(client: httpx.Client, world: World) -> None:
+def test_the_list_is_the_projects_clusters_by_name(client: httpx2.Client, world: World) -> None:
     listed = get(client, world, listing(world))
     assert list(listed) == ["kind", "apiVersion", "items"]
     assert (listed["kind"], listed["apiVersion"]) == ("Cluster", "v3")
@@ -147,12 +147,12 @@ def test_the_list_is_the_projects_clusters_by_name(client: httpx.Client, world: 
 
 
 @pytest.mark.parametrize("who", ["admin", "member", "reader", "inspector"])
-def test_any_role_in_the_project_may_look(client: httpx.Client, world: World, who: str) -> None:
+def test_any_role_in_the_project_may_look(client: httpx2.Client, world: World, who: str) -> None:
     assert len(get(client, world, listing(world), who)["items"]) == 3
     assert get(client, world, world.path(tail=""), who)["kind"] == "Cluster"
 
 
-def test_a_list_without_clusters_has_items_all_the_same(client: httpx.Client, world: World) -> None:
+def test_a_list_without_clusters_has_items_all_the_same(client: httpx2.Client, world: World) -> None:
     """otcextensions fails if the list has no `items`."""
     assert get(client, world, listing(world, "?status=Hibernating"))["items"] == []
 
@@ -173,13 +173,13 @@ def test_a_list_without_clusters_has_items_all_the_same(client: httpx.Client, wo
     ],
 )
 def test_the_documented_filters_filter(
-    client: httpx.Client, world: World, query: str, names: list[str]
+    client: httpx2.Client, world: World, query: str, names: list[str]
 ) -> None:
     listed = get(client, world, listing(world, query))
     assert [item["metadata"]["name"] for item in listed["items"]] == names
 
 
-def test_a_cluster_has_what_every_client_dereferences(client: httpx.Client, world: World) -> None:
+def test_a_cluster_has_what_every_client_dereferences(client: httpx2.Client, world: World) -> None:
     cluster = get(client, world, world.path("eip", "?detail=true"))
     assert (cluster["kind"], cluster["apiVersion"]) == ("Cluster", "v3")
     metadata, spec, status = cluster["metadata"], cluster["spec"], cluster["status"]
@@ -207,7 +207,7 @@ def test_a_cluster_has_what_every_client_dereferences(client: httpx.Client, worl
     assert not any(value is None for value in values(cluster))
 
 
-def test_endpoints_are_an_object_as_in_open_telekom_cloud(client: httpx.Client, world: World) -> None:
+def test_endpoints_are_an_object_as_in_open_telekom_cloud(client: httpx2.Client, world: World) -> None:
     plain = get(client, world, world.path("plain", ""))["status"]["endpoints"]
     assert plain == {"internal": INTERNAL_URL}
     with_eip = get(client, world, world.path("eip", ""))["status"]["endpoints"]
@@ -266,7 +266,7 @@ def test_the_form_of_endpoints_depends_on_the_client(
             assert (decoded[0].internal, decoded[0].external) == (INTERNAL_URL, external)
 
 
-def test_huawei_clouds_sdks_get_cces_versions(client: httpx.Client) -> None:
+def test_huawei_clouds_sdks_get_cces_versions(client: httpx2.Client) -> None:
     """Source: CCE API reference of Huawei Cloud, "Obtaining API Versions", the example."""
     for user_agent in HUAWEI_SDKS:
         headers = {"User-Agent": user_agent, "X-Project-Id": "0" * 32}
@@ -285,7 +285,7 @@ def test_huawei_clouds_sdks_get_cces_versions(client: httpx.Client) -> None:
 
 
 def test_other_clients_and_huawei_clouds_sdk_for_iam_get_the_versions_of_the_identity(
-    client: httpx.Client,
+    client: httpx2.Client,
 ) -> None:
     sdks_for_iam = [{"User-Agent": each, "X-Domain-Id": "0" * 32} for each in HUAWEI_SDKS]
     for headers in [*({"User-Agent": each} for each in (*HUAWEI_TERRAFORM, *OTHERS)), *sdks_for_iam]:
@@ -306,7 +306,7 @@ def test_the_list_of_endpoints_has_the_fields_of_the_object_in_its_first_entry(
     assert with_eip == [internal | external, public]
 
 
-def test_openapi_has_both_addresses(client: httpx.Client, world: World) -> None:
+def test_openapi_has_both_addresses(client: httpx2.Client, world: World) -> None:
     for name, public in (("plain", ""), ("eip", EXTERNAL_URL)):
         document = get(client, world, world.path(name, "/openapi"))
         assert list(document) == ["metadata", "spec", "status"]
@@ -314,7 +314,7 @@ def test_openapi_has_both_addresses(client: httpx.Client, world: World) -> None:
         assert document["spec"]["spec"]["eip"]["bandwidth"].keys() == {"size", "sharetype"}
 
 
-def test_nothing_of_a_cluster_tells_its_keys(client: httpx.Client, world: World) -> None:
+def test_nothing_of_a_cluster_tells_its_keys(client: httpx2.Client, world: World) -> None:
     for tail in ("", "/openapi"):
         text = client.get(world.path("eip", tail), headers=world.people["admin"].headers).text
         assert "BEGIN" not in text
@@ -323,7 +323,7 @@ def test_nothing_of_a_cluster_tells_its_keys(client: httpx.Client, world: World)
 
 
 @pytest.mark.parametrize("tail", ["", "/{plain}", "/{plain}/openapi"])
-def test_no_cache_keeps_a_cluster(client: httpx.Client, world: World, tail: str) -> None:
+def test_no_cache_keeps_a_cluster(client: httpx2.Client, world: World, tail: str) -> None:
     path = f"/api/v3/projects/{world.project.id}/clusters{tail.format(plain=world.clusters['plain'].id)}"
     response = client.get(path, headers=world.people["admin"].headers)
     assert (response.status_code, response.headers["cache-control"]) == (200, "no-store")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.http.console.forms import CSRF_FIELD, csrf_token
@@ -108,7 +108,7 @@ def test_failures_outside_the_console_stay_json_for_browsers(site: Service) -> N
         assert answer.json()["message"]
 
 
-def test_without_the_setting_there_is_no_console(client: httpx.Client) -> None:
+def test_without_the_setting_there_is_no_console(client: httpx2.Client) -> None:
     assert client.get("/console", headers=HTML).status_code == 404
     assert client.get("/console/static/console.css").status_code == 404
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html import unescape
 
-import httpx
+import httpx2
 import pytest
 from cryptography import x509
 
@@ -82,7 +82,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield Site(world, service, (issue("member", 3), issue("member", 2), issue("admin", 1)))
 
 
-def text(answer: httpx.Response) -> str:
+def text(answer: httpx2.Response) -> str:
     """The text of a page, in one line."""
     assert answer.status_code == 200, answer.text
     return unescape(" ".join(re.sub(r"<[^>]+>", " ", answer.text).split()))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.authn.oidc.issuers import derived_id
@@ -66,7 +66,7 @@ def browser(site: Service) -> Browser:
     return Browser(site.client)
 
 
-def back(answer: httpx.Response, issuer: OAuthIssuer) -> str:
+def back(answer: httpx2.Response, issuer: OAuthIssuer) -> str:
     """Log in at the issuer to which a page sent the browser. Returns the address to which the issuer sends it back."""
     assert answer.status_code == 303, answer.text
     address = issuer.redirect_of(answer.headers["location"])
@@ -74,7 +74,7 @@ def back(answer: httpx.Response, issuer: OAuthIssuer) -> str:
     return address.removeprefix(BASE_URL)
 
 
-def log_in(browser: Browser, issuer: OAuthIssuer, query: str = "") -> httpx.Response:
+def log_in(browser: Browser, issuer: OAuthIssuer, query: str = "") -> httpx2.Response:
     return browser.get(back(browser.get(f"{BEGIN}{query}"), issuer))
 
 
@@ -82,7 +82,7 @@ def is_logged_in(browser: Browser) -> bool:
     return browser.get("/console/clusters").status_code == 200
 
 
-def logout(site: Service, issuer: OAuthIssuer, **claims: object) -> httpx.Response:
+def logout(site: Service, issuer: OAuthIssuer, **claims: object) -> httpx2.Response:
     token = logout_token(issuer, **claims)
     return site.client.post(LOGOUT, data={"logout_token": token})
 

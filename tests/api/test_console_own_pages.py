@@ -8,7 +8,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from cryptography import x509
@@ -49,7 +49,7 @@ class Site:
     service: Service
 
     @property
-    def client(self) -> httpx.Client:
+    def client(self) -> httpx2.Client:
         return self.service.client
 
     def browser(self, who: str) -> Browser:
@@ -86,7 +86,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield Site(world, service)
 
 
-def shown(answer: httpx.Response) -> str:
+def shown(answer: httpx2.Response) -> str:
     """The text of a page, without its markup."""
     assert answer.status_code == 200, answer.text
     joined = re.sub("</?(a|bdi|code|span|strong|time)[^>]*>", "", answer.text)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.http.console.forms import CSRF_FIELD, csrf_token
@@ -138,7 +138,7 @@ class Site:
             self.browsers[who] = Browser.in_session(self.service, self.requests.world.people[who])
         return self.browsers[who]
 
-    def ask(self, operation: str, cell: Cell) -> httpx.Response:
+    def ask(self, operation: str, cell: Cell) -> httpx2.Response:
         method, path = operation.split(" ")
         browser = self.browser(cell.who)
         whose = self.requests._whose(cell)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.authn.federated import KeystonePassword
@@ -65,7 +65,7 @@ def test_no_certificate_is_issued_if_the_session_ends_meanwhile(
 
 
 def test_neither_cookie_nor_header_authenticates_requests_from_outside(
-    service: Service, client: httpx.Client, world: World
+    service: Service, client: httpx2.Client, world: World
 ) -> None:
     cookie = log_in(service, world, "admin")
     for headers in (
@@ -80,7 +80,7 @@ def test_neither_cookie_nor_header_authenticates_requests_from_outside(
         assert client.post(world.path(), json={"duration": 1}, headers=headers).status_code == 401
 
 
-def test_users_list_and_end_their_own_sessions(service: Service, client: httpx.Client, world: World) -> None:
+def test_users_list_and_end_their_own_sessions(service: Service, client: httpx2.Client, world: World) -> None:
     path, member = "/clustercert/v1/caller/sessions", world.people["member"].headers
     first, second = log_in(service, world, "member"), log_in(service, world, "member")
     foreign = log_in(service, world, "reader")

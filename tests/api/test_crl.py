@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -42,7 +42,7 @@ class Place:
     """A service, and the clock that its CRLs use."""
 
     world: World
-    client: httpx.Client
+    client: httpx2.Client
     clock: Clock
 
     def path(self, cluster: str = "plain", ca_id: str | None = None) -> str:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.pki.keys import key_type_of
@@ -34,13 +34,13 @@ def csr(kind: list[str], folder: Path) -> str:
 
 
 def ask(
-    client: httpx.Client, world: World, body: dict[str, object], who: str = "admin", query: str = ""
-) -> httpx.Response:
+    client: httpx2.Client, world: World, body: dict[str, object], who: str = "admin", query: str = ""
+) -> httpx2.Response:
     headers = world.people[who].headers | {"Content-Type": "application/json"}
     return client.post(world.path() + query, content=json.dumps(body), headers=headers)
 
 
-def is_refused(response: httpx.Response, field: str) -> None:
+def is_refused(response: httpx2.Response, field: str) -> None:
     assert (response.status_code, response.json()["errorCode"]) == (400, "CCE.01400001")
     assert response.json()["errorMessage"].startswith(f"{field}: ")
 
@@ -50,7 +50,7 @@ def is_refused(response: httpx.Response, field: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_csr_gives_its_public_key_and_nothing_else(
-    client: httpx.Client, world: World, kind: str, tmp_path: Path
+    client: httpx2.Client, world: World, kind: str, tmp_path: Path
 ) -> None:
     request = csr(KINDS[kind], tmp_path)
     response = ask(client, world, {"duration": 2, "csr": request}, "member")
@@ -78,24 +78,24 @@ def test_a_csr_gives_its_public_key_and_nothing_else(
     assert (origin, key_type) == ("csr", kind)
 
 
-def test_one_csr_can_be_used_again(client: httpx.Client, world: World, tmp_path: Path) -> None:
+def test_one_csr_can_be_used_again(client: httpx2.Client, world: World, tmp_path: Path) -> None:
     request = csr(KINDS["ec-p256"], tmp_path)
     answers = [ask(client, world, {"duration": 2, "csr": request}).json() for _ in range(2)]
     assert leaf_of(answers[0]).serial_number != leaf_of(answers[1]).serial_number
     assert spki(leaf_of(answers[0]).public_key()) == spki(leaf_of(answers[1]).public_key())
 
 
-def test_a_preview_of_a_csr_names_its_kind(client: httpx.Client, world: World, tmp_path: Path) -> None:
+def test_a_preview_of_a_csr_names_its_kind(client: httpx2.Client, world: World, tmp_path: Path) -> None:
     request = csr(KINDS["rsa-2048"], tmp_path)
     preview = ask(client, world, {"duration": 2, "csr": request}, query="?dryRun=All").json()
     assert (preview["key_type"], preview["common_name"]) == ("rsa-2048", world.people["admin"].user.id)
 
 
-def test_a_csr_of_null_is_none(client: httpx.Client, world: World) -> None:
+def test_a_csr_of_null_is_none(client: httpx2.Client, world: World) -> None:
     assert "client-key-data" in user_of(ask(client, world, {"duration": 2, "csr": None}).json())
 
 
-def test_csrs_that_are_refused(client: httpx.Client, world: World, tmp_path: Path) -> None:
+def test_csrs_that_are_refused(client: httpx2.Client, world: World, tmp_path: Path) -> None:
     good = csr(KINDS["ec-p256"], tmp_path)
     key = (tmp_path / "key.pem").read_text()
     for wrong in (
@@ -119,7 +119,7 @@ def test_csrs_that_are_refused(client: httpx.Client, world: World, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["P-521", "RSA-1024", "Ed448"])
 def test_csrs_of_other_keys_are_refused(
-    client: httpx.Client, world: World, kind: str, tmp_path: Path
+    client: httpx2.Client, world: World, kind: str, tmp_path: Path
 ) -> None:
     request = csr(REFUSED_KINDS[kind], tmp_path)
     response = ask(client, world, {"duration": 2, "csr": request})
@@ -128,7 +128,7 @@ def test_csrs_of_other_keys_are_refused(
 
 
 def test_a_csr_that_holds_a_key_does_not_come_back(
-    client: httpx.Client, world: World, tmp_path: Path
+    client: httpx2.Client, world: World, tmp_path: Path
 ) -> None:
     """The response does not repeat a private key that was sent by mistake."""
     csr(KINDS["ec-p256"], tmp_path)
@@ -152,7 +152,7 @@ def test_a_csr_that_holds_a_key_does_not_come_back(
     ],
     ids=["plain", "Unicode", "512", "512 beyond the BMP", "markup", "right-to-left words"],
 )
-def test_a_reason_is_kept_as_it_is(client: httpx.Client, world: World, reason: str) -> None:
+def test_a_reason_is_kept_as_it_is(client: httpx2.Client, world: World, reason: str) -> None:
     response = ask(client, world, {"duration": 2, "reason": reason})
     assert response.status_code == 200
     fingerprint = response.headers["X-Clustercert-Fingerprint"]
@@ -164,7 +164,7 @@ def test_a_reason_is_kept_as_it_is(client: httpx.Client, world: World, reason: s
     assert kept == json.loads(body)["detail"]["request"]["reason"] == reason
 
 
-def test_no_reason_is_none(client: httpx.Client, world: World) -> None:
+def test_no_reason_is_none(client: httpx2.Client, world: World) -> None:
     reasons: list[dict[str, object]] = [{}, {"reason": None}, {"reason": ""}, {"reason": " "}]
     for reason in reasons:
         response = ask(client, world, {"duration": 2, **reason})
@@ -205,7 +205,7 @@ def test_no_reason_is_none(client: httpx.Client, world: World) -> None:
     ids=ascii,
 )
 def test_a_reason_that_no_audit_should_show_is_refused(
-    client: httpx.Client, world: World, reason: object
+    client: httpx2.Client, world: World, reason: object
 ) -> None:
     response = ask(client, world, {"duration": 2, "reason": reason})
     is_refused(response, "reason")
@@ -214,7 +214,7 @@ def test_a_reason_that_no_audit_should_show_is_refused(
         assert reason not in response.text
 
 
-def test_a_pair_of_escaped_surrogates_is_one_character(client: httpx.Client, world: World) -> None:
+def test_a_pair_of_escaped_surrogates_is_one_character(client: httpx2.Client, world: World) -> None:
     headers = world.people["admin"].headers | {"Content-Type": "application/json"}
     body = rb'{"duration": 2, "reason": "\ud83d\udd10"}'
     assert client.post(world.path(), content=body, headers=headers).status_code == 200

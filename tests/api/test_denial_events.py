@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from support.service import Service
@@ -12,7 +12,7 @@ from support.stores import blob, rows
 from support.world import World
 
 
-def event_of(world: World, response: httpx.Response) -> dict[str, Any]:
+def event_of(world: World, response: httpx2.Response) -> dict[str, Any]:
     """Return the only event recorded for a request."""
     request_id = response.headers["X-Request-Id"]
     found = [
@@ -25,12 +25,14 @@ def event_of(world: World, response: httpx.Response) -> dict[str, Any]:
     return dict(event)
 
 
-def ask(client: httpx.Client, world: World, path: str, who: str, **sent: Any) -> httpx.Response:
+def ask(client: httpx2.Client, world: World, path: str, who: str, **sent: Any) -> httpx2.Response:
     sent.setdefault("json", {"duration": 30})
     return client.post(path, headers=world.people[who].headers, **sent)
 
 
-def test_a_role_without_a_rule_is_recorded_with_the_skipped_rules(client: httpx.Client, world: World) -> None:
+def test_a_role_without_a_rule_is_recorded_with_the_skipped_rules(
+    client: httpx2.Client, world: World
+) -> None:
     response = ask(client, world, world.path(), "inspector")
     assert response.status_code == 403
     event = event_of(world, response)
@@ -52,7 +54,7 @@ def test_a_role_without_a_rule_is_recorded_with_the_skipped_rules(client: httpx.
     }
 
 
-def test_a_wish_beyond_the_ca_is_recorded_with_what_bounded_it(client: httpx.Client, world: World) -> None:
+def test_a_wish_beyond_the_ca_is_recorded_with_what_bounded_it(client: httpx2.Client, world: World) -> None:
     response = ask(client, world, world.path(), "admin", json={"expire_at": "2999-01-01 00:00:00 +0000 UTC"})
     assert response.status_code == 400
     detail = event_of(world, response)["detail"]
@@ -72,7 +74,7 @@ def test_a_wish_beyond_the_ca_is_recorded_with_what_bounded_it(client: httpx.Cli
     ids=["empty", "no object", "no number", "bad csr"],
 )
 def test_a_request_that_says_nothing_sensible_is_recorded(
-    client: httpx.Client, world: World, body: bytes
+    client: httpx2.Client, world: World, body: bytes
 ) -> None:
     headers = world.people["admin"].headers | {"Content-Type": "application/json"}
     response = client.post(world.path(), headers=headers, content=body)
@@ -84,7 +86,7 @@ def test_a_request_that_says_nothing_sensible_is_recorded(
 
 
 def test_another_projects_cluster_is_recorded_without_telling_that_project(
-    client: httpx.Client, world: World
+    client: httpx2.Client, world: World
 ) -> None:
     response = ask(client, world, world.path("foreign"), "admin")
     assert response.status_code == 404
@@ -96,7 +98,7 @@ def test_another_projects_cluster_is_recorded_without_telling_that_project(
 
 @pytest.mark.parametrize("made_up", ["%00", "%EF%BF%BD", "%E2%80%AEcod", "x" * 500])
 def test_an_id_that_somebody_made_up_is_bounded_and_plain(
-    client: httpx.Client, world: World, made_up: str
+    client: httpx2.Client, world: World, made_up: str
 ) -> None:
     path = f"/api/v3/projects/{world.project.id}/clusters/{made_up}/clustercert"
     response = ask(client, world, path, "admin")
@@ -107,7 +109,7 @@ def test_an_id_that_somebody_made_up_is_bounded_and_plain(
 
 
 @pytest.mark.parametrize("form", ["POST", "GET", "Autopilot"])
-def test_a_dry_run_that_is_refused_leaves_nothing(client: httpx.Client, world: World, form: str) -> None:
+def test_a_dry_run_that_is_refused_leaves_nothing(client: httpx2.Client, world: World, form: str) -> None:
     path = f"{world.path()}?dryRun=All"
     if form == "GET":
         response = client.get(path, headers=world.people["inspector"].headers)
@@ -119,7 +121,7 @@ def test_a_dry_run_that_is_refused_leaves_nothing(client: httpx.Client, world: W
     assert not any(response.headers["X-Request-Id"].encode() in blob(body) for (body,) in bodies)
 
 
-def test_what_is_issued_says_how_it_came_about(client: httpx.Client, world: World) -> None:
+def test_what_is_issued_says_how_it_came_about(client: httpx2.Client, world: World) -> None:
     response = ask(client, world, world.path(), "member", json={"duration": -1})
     assert response.status_code == 200
     trace = event_of(world, response)["detail"]["trace"]
@@ -153,7 +155,7 @@ def test_who_proves_nothing_is_counted_and_recorded_at_the_end(world: World) -> 
     assert source["known"] == sorted([ak, world.people["admin"].user.id])
 
 
-def test_who_may_not_revoke_what_others_have_leaves_an_event(client: httpx.Client, world: World) -> None:
+def test_who_may_not_revoke_what_others_have_leaves_an_event(client: httpx2.Client, world: World) -> None:
     path = world.path(tail="/clustercertrevoke")
     other = world.people["admin"].user.id
     response = client.post(path, headers=world.people["reader"].headers, json={"userId": other})
@@ -164,7 +166,7 @@ def test_who_may_not_revoke_what_others_have_leaves_an_event(client: httpx.Clien
     assert (event["detail"]["method"], event["detail"]["message"]) == ("POST", response.json()["message"])
 
 
-def test_the_get_form_is_recorded_once(client: httpx.Client, world: World) -> None:
+def test_the_get_form_is_recorded_once(client: httpx2.Client, world: World) -> None:
     response = client.get(world.path(), headers=world.people["inspector"].headers)
     assert response.status_code == 403
     assert event_of(world, response)["kind"] == "certificate.refused"

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.model.errors import Unavailable
@@ -31,7 +31,7 @@ def post(
     query: str = "",
     user_id: str = "",
     who: str = "admin",
-) -> httpx.Response:
+) -> httpx2.Response:
     person = world.people[who]
     body = {"duration": 1} if tail == "/clustercert" else {"userId": user_id or person.user.id}
     return service.client.post(world.path(tail=tail) + query, json=body, headers=person.headers)
@@ -39,7 +39,7 @@ def post(
 
 def assert_only_issuing_stops(service: Service, world: World) -> None:
     refused = eventually(lambda: (answer := post(service, world)).status_code == 503 and answer)
-    assert isinstance(refused, httpx.Response)
+    assert isinstance(refused, httpx2.Response)
     assert refused.json()["errorCode"] == "CCE.01503001"
     assert "disk is almost full" in refused.json()["errorMessage"]
     assert int(refused.headers["Retry-After"]) >= 1

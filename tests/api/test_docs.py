@@ -3,7 +3,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import schemathesis
 
@@ -14,7 +14,7 @@ from support.world import World
 REFERENCE = re.compile(r"""(?:src|href|url|Url)\s*[=:(]\s*["']?([^"'\s)>,]+)""")
 
 
-def test_the_documentation_needs_no_other_host(client: httpx.Client) -> None:
+def test_the_documentation_needs_no_other_host(client: httpx2.Client) -> None:
     page = client.get("/docs")
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")
@@ -27,7 +27,7 @@ def test_the_documentation_needs_no_other_host(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/assets/docs.js", "/healthz", "/v3/nothing", "/nothing"])
-def test_browsers_show_answers_in_no_frame_and_run_no_inline_script(client: httpx.Client, path: str) -> None:
+def test_browsers_show_answers_in_no_frame_and_run_no_inline_script(client: httpx2.Client, path: str) -> None:
     answer = client.get(path)
     rules = dict(each.split(" ", 1) for each in answer.headers["content-security-policy"].split("; "))
     assert rules["default-src"] == rules["frame-ancestors"] == rules["base-uri"] == "'none'"
@@ -39,7 +39,7 @@ def test_browsers_show_answers_in_no_frame_and_run_no_inline_script(client: http
 @pytest.mark.parametrize("path", ["/docs", "/docs/assets/docs.js"])
 @pytest.mark.parametrize("wanted", ["bytes=0-4", "bytes=99999999-", "bytes=5-1", "bytes=a", "lines=1-2"])
 def test_a_file_is_sent_whole_whatever_range_is_requested(
-    client: httpx.Client, path: str, wanted: str
+    client: httpx2.Client, path: str, wanted: str
 ) -> None:
     """The framework answers invalid ranges itself, with plain text."""
     answer = client.get(path, headers={"Range": wanted})
@@ -47,12 +47,12 @@ def test_a_file_is_sent_whole_whatever_range_is_requested(
     assert "accept-ranges" not in answer.headers
 
 
-def test_the_page_has_no_inline_script(client: httpx.Client) -> None:
+def test_the_page_has_no_inline_script(client: httpx2.Client) -> None:
     page = client.get("/docs").text
     assert re.findall(r"<script(?! src=\"[^\"]+\"></script>)|<style|\son\w+=|style=", page) == []
 
 
-def test_the_assets_need_no_other_host(client: httpx.Client) -> None:
+def test_the_assets_need_no_other_host(client: httpx2.Client) -> None:
     style = client.get("/docs/assets/swagger-ui.css")
     assert style.headers["content-type"].startswith("text/css")
     assert re.findall(r"@import|url\(['\"]?(?:https?:)?//", style.text) == []
@@ -62,7 +62,7 @@ def test_the_assets_need_no_other_host(client: httpx.Client) -> None:
 
 
 def test_the_root_redirects_browsers_and_gives_clients_the_versions(
-    client: httpx.Client,
+    client: httpx2.Client,
 ) -> None:
     browser = client.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert browser.is_redirect
@@ -76,7 +76,7 @@ def test_the_root_redirects_browsers_and_gives_clients_the_versions(
         assert version["id"].startswith("v3")
 
 
-def document(client: httpx.Client) -> Any:
+def document(client: httpx2.Client) -> Any:
     response = client.get("/openapi.json")
     assert response.headers["content-type"] == "application/json"
     return response.json()
@@ -92,11 +92,11 @@ def test_the_openapi_document_is_serialized_once(
     assert client.get("/openapi.json").content == first.content
 
 
-def test_the_openapi_document_is_valid(client: httpx.Client) -> None:
+def test_the_openapi_document_is_valid(client: httpx2.Client) -> None:
     schemathesis.openapi.from_dict(document(client)).validate()
 
 
-def test_the_openapi_document_has_every_call_of_the_contract(client: httpx.Client) -> None:
+def test_the_openapi_document_has_every_call_of_the_contract(client: httpx2.Client) -> None:
     paths = document(client)["paths"]
     clusters = "/api/v3/projects/{project_id}/clusters"
     wanted = {
@@ -123,7 +123,7 @@ def test_the_openapi_document_has_every_call_of_the_contract(client: httpx.Clien
     assert wanted - there == set()
 
 
-def test_the_openapi_document_says_what_is_asked_and_answered(client: httpx.Client) -> None:
+def test_the_openapi_document_says_what_is_asked_and_answered(client: httpx2.Client) -> None:
     described = document(client)
     clustercert = described["paths"]["/api/v3/projects/{project_id}/clusters/{cluster_id}/clustercert"]
     post = clustercert["post"]
@@ -141,7 +141,7 @@ def test_the_openapi_document_says_what_is_asked_and_answered(client: httpx.Clie
     assert len(set(names)) == len(names)
 
 
-def test_the_openapi_document_describes_every_call_in_whole_sentences(client: httpx.Client) -> None:
+def test_the_openapi_document_describes_every_call_in_whole_sentences(client: httpx2.Client) -> None:
     for path, operations in document(client)["paths"].items():
         for method, operation in operations.items():
             assert operation["summary"], (method, path)
@@ -149,7 +149,7 @@ def test_the_openapi_document_describes_every_call_in_whole_sentences(client: ht
             assert operation["description"].endswith("."), (method, path)
 
 
-def test_the_openapi_document_tells_nothing_of_this_installation(client: httpx.Client, world: World) -> None:
+def test_the_openapi_document_tells_nothing_of_this_installation(client: httpx2.Client, world: World) -> None:
     text = json.dumps(document(client))
     for secret in (
         world.project.id,

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from support.leaf_checks import leaf_of
@@ -28,7 +28,7 @@ UNAUTHORIZED = {
 TOO_LARGE = b'{"duration": 30}'.ljust(64 * 1024 + 1)
 
 
-def is_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+def is_error(response: httpx2.Response, status: int, code: str) -> dict[str, Any]:
     """Assert that the response is an error in the common format, and return its body."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
@@ -43,7 +43,7 @@ def is_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]
 
 
 @pytest.mark.parametrize("tail", ["", "/nothing"])
-def test_huawei_clouds_sdks_get_each_text_once(client: httpx.Client, world: World, tail: str) -> None:
+def test_huawei_clouds_sdks_get_each_text_once(client: httpx2.Client, world: World, tail: str) -> None:
     """Their Java SDK shows `error_msg` and `message` together, even if they are equal."""
     headers = world.people["admin"].headers | {"User-Agent": "huaweicloud-usdk-java/3.0; 17.0.18"}
     response = client.get(f"{clusters_of_nothing(world)}{tail}", headers=headers)
@@ -57,7 +57,7 @@ def clusters_of_nothing(world: World) -> str:
     return f"/api/v3/projects/{world.project.id}/clusters/{uuid.UUID(int=0)}"
 
 
-def every_call(client: httpx.Client, base: str, headers: dict[str, str]) -> dict[str, httpx.Response]:
+def every_call(client: httpx2.Client, base: str, headers: dict[str, str]) -> dict[str, httpx2.Response]:
     """Send each kind of request for one cluster."""
     body = {"duration": 1}
     return {
@@ -93,7 +93,7 @@ def nobody(world: World) -> dict[str, dict[str, str]]:
     }
 
 
-def test_every_failure_to_authenticate_reads_the_same(client: httpx.Client, world: World) -> None:
+def test_every_failure_to_authenticate_reads_the_same(client: httpx2.Client, world: World) -> None:
     said = set()
     for headers in nobody(world).values():
         for response in every_call(client, world.path(tail=""), headers).values():
@@ -105,7 +105,7 @@ def test_every_failure_to_authenticate_reads_the_same(client: httpx.Client, worl
 
 
 def test_a_401_names_a_scheme_that_lets_no_browser_ask_for_a_password(
-    client: httpx.Client, world: World
+    client: httpx2.Client, world: World
 ) -> None:
     for response in every_call(client, world.path(tail=""), {}).values():
         assert response.status_code == 401
@@ -113,7 +113,7 @@ def test_a_401_names_a_scheme_that_lets_no_browser_ask_for_a_password(
 
 
 def test_a_401_of_the_identity_names_its_address_as_keystone_does(
-    client: httpx.Client, service_with: Callable[..., Service]
+    client: httpx2.Client, service_with: Callable[..., Service]
 ) -> None:
     challenge = recorded("token_bad_service")["headers"]["www-authenticate"]
     public = service_with(server={"public_url": "https://keystone.example:5000"}).client
@@ -133,7 +133,7 @@ def test_a_host_that_is_none_does_not_get_into_the_challenge(service: Service) -
 
 
 @pytest.mark.parametrize("form", ["X-Auth-Token", "Authorization", "both the same"])
-def test_a_token_counts_in_either_header(client: httpx.Client, world: World, form: str) -> None:
+def test_a_token_counts_in_either_header(client: httpx2.Client, world: World, form: str) -> None:
     token = world.people["admin"].token
     forms = {
         "X-Auth-Token": {"X-Auth-Token": token},
@@ -148,7 +148,7 @@ def test_a_token_counts_in_either_header(client: httpx.Client, world: World, for
 
 
 @pytest.mark.parametrize("who", ["admin", "nobody"])
-def test_size_is_judged_before_the_sender(client: httpx.Client, world: World, who: str) -> None:
+def test_size_is_judged_before_the_sender(client: httpx2.Client, world: World, who: str) -> None:
     headers = JSON | (world.people["admin"].headers if who == "admin" else {})
     body = is_error(client.post(world.path(), content=TOO_LARGE, headers=headers), 413, "APIGW.0201")
     assert "65536" in body["message"]
@@ -199,13 +199,13 @@ def test_a_body_that_ends_early_is_a_408(service: Service, world: World) -> None
     [(b"", "application/json"), (b"nonsense", "application/json"), (b"{}", "text/plain")],
 )
 def test_the_sender_is_judged_before_the_meaning(
-    client: httpx.Client, world: World, content: bytes, content_type: str
+    client: httpx2.Client, world: World, content: bytes, content_type: str
 ) -> None:
     headers = {"Content-Type": content_type}
     is_error(client.post(world.path(), content=content, headers=headers), 401, "CCE.01401001")
 
 
-def test_a_get_with_a_large_body_is_too_large_as_well(client: httpx.Client, world: World) -> None:
+def test_a_get_with_a_large_body_is_too_large_as_well(client: httpx2.Client, world: World) -> None:
     response = client.request("GET", world.path(), content=TOO_LARGE, headers=world.people["admin"].headers)
     is_error(response, 413, "APIGW.0201")
 
@@ -234,7 +234,7 @@ STRANGE_IDS = [
 ]
 
 
-def test_what_is_not_the_callers_does_not_exist(client: httpx.Client, world: World) -> None:
+def test_what_is_not_the_callers_does_not_exist(client: httpx2.Client, world: World) -> None:
     """No role in the project, a cluster of another project, no such cluster: the responses are equal."""
     ours, others = world.project.id, world.other_project.id
     plain, foreign = world.clusters["plain"].id, world.clusters["foreign"].id
@@ -277,7 +277,7 @@ NOT_UTF_8 = ["%FF", "%ED%A0%80", "a%C3", "%EF%BF%BD%FF"]
 @pytest.mark.parametrize("who", ["admin", "nobody"])
 @pytest.mark.parametrize("strange", NOT_UTF_8)
 def test_a_path_that_is_not_utf_8_is_refused_at_every_route(
-    client: httpx.Client, world: World, strange: str, who: str
+    client: httpx2.Client, world: World, strange: str, who: str
 ) -> None:
     headers = world.people["admin"].headers if who == "admin" else {}
     ours, plain = world.project.id, world.clusters["plain"].id
@@ -293,28 +293,28 @@ def test_a_path_that_is_not_utf_8_is_refused_at_every_route(
 @pytest.mark.parametrize("strange", NOT_UTF_8)
 @pytest.mark.parametrize("query", ["type={}", "{}=x", "type=VirtualMachine&{}"])
 def test_a_query_that_is_not_utf_8_is_refused(
-    client: httpx.Client, world: World, query: str, strange: str
+    client: httpx2.Client, world: World, query: str, strange: str
 ) -> None:
     path = f"/api/v3/projects/{world.project.id}/clusters?{query.format(strange)}"
     response = client.get(path, headers=world.people["admin"].headers)
     assert "UTF-8" in is_error(response, 400, "CCE.01400001")["message"]
 
 
-def test_an_encoded_replacement_character_is_a_character(client: httpx.Client, world: World) -> None:
+def test_an_encoded_replacement_character_is_a_character(client: httpx2.Client, world: World) -> None:
     path = f"/api/v3/projects/{world.project.id}/clusters?type=%EF%BF%BD"
     response = client.get(path, headers=world.people["admin"].headers)
     assert (response.status_code, response.json()["items"]) == (200, [])
 
 
 def test_a_name_in_the_id_slot_is_a_404_for_each_client_that_tries(
-    client: httpx.Client, world: World
+    client: httpx2.Client, world: World
 ) -> None:
     """The openstack command tries the name as an id first, and lists the clusters after a 404."""
     base = f"/api/v3/projects/{world.project.id}/clusters/plain"
     is_error(client.get(base, headers=world.people["admin"].headers), 404, "CCE.01404001")
 
 
-def test_the_list_of_a_project_without_a_role_is_the_same_404(client: httpx.Client, world: World) -> None:
+def test_the_list_of_a_project_without_a_role_is_the_same_404(client: httpx2.Client, world: World) -> None:
     said = set()
     for project_id in (world.other_project.id, "0" * 32, "eu-nl", "%00", "a" * 2000):
         response = client.get(
@@ -325,14 +325,14 @@ def test_the_list_of_a_project_without_a_role_is_the_same_404(client: httpx.Clie
     assert len(said) == 1
 
 
-def test_a_role_elsewhere_is_none_here(client: httpx.Client, world: World) -> None:
+def test_a_role_elsewhere_is_none_here(client: httpx2.Client, world: World) -> None:
     headers = world.people["stranger"].headers
     for response in every_call(client, world.path(tail=""), headers).values():
         is_error(response, 404, "CCE.01404001")
     assert client.get(world.path("foreign", ""), headers=headers).status_code == 200
 
 
-def test_a_cluster_id_in_capitals_is_that_cluster_or_none(client: httpx.Client, world: World) -> None:
+def test_a_cluster_id_in_capitals_is_that_cluster_or_none(client: httpx2.Client, world: World) -> None:
     base = f"/api/v3/projects/{world.project.id}/clusters/{world.clusters['plain'].id.upper()}"
     response = client.get(base, headers=world.people["admin"].headers)
     assert response.status_code in (200, 404)
@@ -343,7 +343,7 @@ def test_a_cluster_id_in_capitals_is_that_cluster_or_none(client: httpx.Client, 
 # 403
 
 
-def test_a_role_that_is_too_small_is_told_so(client: httpx.Client, world: World) -> None:
+def test_a_role_that_is_too_small_is_told_so(client: httpx2.Client, world: World) -> None:
     headers = world.people["inspector"].headers
     answers = every_call(client, world.path(tail=""), headers)
     for call in ("POST", "dry run", "GET", "Autopilot"):
@@ -353,7 +353,7 @@ def test_a_role_that_is_too_small_is_told_so(client: httpx.Client, world: World)
 
 
 def test_a_role_that_is_too_small_learns_nothing_of_other_projects(
-    client: httpx.Client, world: World
+    client: httpx2.Client, world: World
 ) -> None:
     base = f"/api/v3/projects/{world.project.id}/clusters/{world.clusters['foreign'].id}"
     for response in every_call(client, base, world.people["inspector"].headers).values():
@@ -397,7 +397,7 @@ def test_two_hosts_are_refused(service: Service, world: World) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_an_unknown_path_is_a_404_of_the_gateway(client: httpx.Client, path: str, method: str) -> None:
+def test_an_unknown_path_is_a_404_of_the_gateway(client: httpx2.Client, path: str, method: str) -> None:
     response = client.request(method, path)
     if response.status_code == 405:
         is_error(response, 405, "APIGW.0201")
@@ -406,13 +406,13 @@ def test_an_unknown_path_is_a_404_of_the_gateway(client: httpx.Client, path: str
 
 
 @pytest.mark.parametrize("tail", ["/clustercert/", "/", "/openapi/", "/clustercertrevoke/", "//clustercert"])
-def test_a_known_path_with_something_more_is_unknown(client: httpx.Client, world: World, tail: str) -> None:
+def test_a_known_path_with_something_more_is_unknown(client: httpx2.Client, world: World, tail: str) -> None:
     response = client.post(world.path(tail=tail), json={"userId": "x"}, headers=world.people["admin"].headers)
     is_error(response, 404, "APIGW.0101")
 
 
 @pytest.mark.parametrize("path", ["/v3/nope", "/v3.0/nope", "/v3/auth/nope", "/v3/auth"])
-def test_an_unknown_path_of_the_identity_answers_in_keystones_form(client: httpx.Client, path: str) -> None:
+def test_an_unknown_path_of_the_identity_answers_in_keystones_form(client: httpx2.Client, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 404
     assert response.headers["X-Request-Id"]
@@ -421,13 +421,13 @@ def test_an_unknown_path_of_the_identity_answers_in_keystones_form(client: httpx
     assert error["message"]
 
 
-def test_a_missing_credential_of_the_identity_answers_in_keystones_form(client: httpx.Client) -> None:
+def test_a_missing_credential_of_the_identity_answers_in_keystones_form(client: httpx2.Client) -> None:
     for path in ("/v3/projects", "/v3/auth/catalog", "/v3/auth/tokens"):
         response = client.get(path)
         assert (response.status_code, response.json()) == (401, UNAUTHORIZED)
 
 
-def test_a_large_body_of_the_identity_answers_in_keystones_form(client: httpx.Client) -> None:
+def test_a_large_body_of_the_identity_answers_in_keystones_form(client: httpx2.Client) -> None:
     response = client.post("/v3/auth/tokens", content=TOO_LARGE, headers=JSON)
     assert response.status_code == 413
     assert response.json()["error"]["code"] == 413
@@ -446,7 +446,7 @@ def test_a_method_that_a_path_does_not_take_is_a_405_with_those_it_takes(
         assert method not in allowed
 
 
-def test_a_405_at_a_path_of_several_segments_names_its_methods(client: httpx.Client) -> None:
+def test_a_405_at_a_path_of_several_segments_names_its_methods(client: httpx2.Client) -> None:
     for path, takes in (
         ("/clustercert/v1/audit/log/tile/0/000", "GET"),
         ("/docs/assets/docs.js", "GET, HEAD"),
@@ -500,7 +500,7 @@ def test_a_system_group_needs_to_be_named(service_with: Callable[..., Service], 
 # Every response
 
 
-def test_every_answer_has_a_request_id_of_its_own(client: httpx.Client, world: World) -> None:
+def test_every_answer_has_a_request_id_of_its_own(client: httpx2.Client, world: World) -> None:
     headers = world.people["admin"].headers
     paths = ["/", "/healthz", "/readyz", "/docs", "/openapi.json", "/nope", "/v3", "/v3/nope", "/metrics"]
     paths += [world.path(), world.path(tail=""), "/docs/assets/swagger-ui.css"]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.authn.access_keys import WRONG_SIGNATURES
@@ -18,21 +18,21 @@ ATTEMPTS = 3
 
 
 @pytest.fixture
-def limited(service_with: Callable[..., Service]) -> httpx.Client:
+def limited(service_with: Callable[..., Service]) -> httpx2.Client:
     return service_with(server=PROXY, limits={"failures_per_minute": ATTEMPTS}).client
 
 
-def get(client: httpx.Client, token: str, headers: dict[str, str] | None = None) -> httpx.Response:
+def get(client: httpx2.Client, token: str, headers: dict[str, str] | None = None) -> httpx2.Response:
     return client.get("/v3/auth/projects", headers={"X-Auth-Token": token} | (headers or {}))
 
 
-def login(client: httpx.Client, world: World, password: str, **headers: str) -> int:
+def login(client: httpx2.Client, world: World, password: str, **headers: str) -> int:
     body = login_body(world.people["admin"].user, password=password)
     return client.post("/v3/auth/tokens", json=body, headers=headers).status_code
 
 
 def test_failures_beyond_the_limit_are_a_429_and_right_credentials_go_on(
-    limited: httpx.Client, world: World
+    limited: httpx2.Client, world: World
 ) -> None:
     wrong, right = "x" * 43, world.people["admin"].token
     assert [get(limited, wrong).status_code for _ in range(ATTEMPTS + 1)] == [401] * ATTEMPTS + [429]
@@ -46,14 +46,14 @@ def test_failures_beyond_the_limit_are_a_429_and_right_credentials_go_on(
     assert get(limited, wrong, ELSEWHERE).status_code == 401
 
 
-def test_a_source_over_the_limit_gets_no_password_checked(limited: httpx.Client, world: World) -> None:
+def test_a_source_over_the_limit_gets_no_password_checked(limited: httpx2.Client, world: World) -> None:
     password = world.people["admin"].password
     assert [login(limited, world, "wrong password") for _ in range(ATTEMPTS + 1)] == [401] * ATTEMPTS + [429]
     assert login(limited, world, password) == 429
     assert login(limited, world, password, **ELSEWHERE) == 201
 
 
-def test_failures_of_api_servers_do_not_count(limited: httpx.Client, world: World) -> None:
+def test_failures_of_api_servers_do_not_count(limited: httpx2.Client, world: World) -> None:
     path = f"/clustercert/v1/kubernetes/clusters/{world.clusters['plain'].id}/authorize"
     headers = {"Authorization": "Bearer wrong"}
     assert {limited.post(path, headers=headers, json={}).status_code for _ in range(2 * ATTEMPTS)} == {401}
@@ -104,5 +104,5 @@ def test_a_user_creates_a_limited_number_of_tokens_and_temporary_keys(world: Wor
     assert repeated["detail"]["count"] == 3
 
 
-def login_response(client: httpx.Client, person: Person) -> httpx.Response:
+def login_response(client: httpx2.Client, person: Person) -> httpx2.Response:
     return client.post("/v3/auth/tokens", json=login_body(person.user, password=person.password))

@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from support import world as worlds
@@ -18,7 +18,7 @@ def breakable(tmp_path: Path) -> Iterator[tuple[Service, World]]:
         yield service, world
 
 
-def test_a_service_that_runs_is_healthy_and_ready(client: httpx.Client) -> None:
+def test_a_service_that_runs_is_healthy_and_ready(client: httpx2.Client) -> None:
     healthy = client.get("/healthz")
     assert (healthy.status_code, healthy.text) == (200, "ok\n")
     assert healthy.headers["content-type"].startswith("text/plain")
@@ -27,7 +27,7 @@ def test_a_service_that_runs_is_healthy_and_ready(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"])
-def test_a_head_is_answered_as_a_get(client: httpx.Client, path: str) -> None:
+def test_a_head_is_answered_as_a_get(client: httpx2.Client, path: str) -> None:
     asked, got = client.head(path), client.get(path)
     assert asked.status_code == got.status_code == (300 if path == "/" else 200)
     names = ["content-type", "cache-control"]
@@ -53,7 +53,7 @@ def test_a_head_is_answered_as_a_get(client: httpx.Client, path: str) -> None:
 )
 @pytest.mark.parametrize("who", ["admin", "nobody"])
 def test_a_head_of_the_clouds_apis_is_answered_as_a_get(
-    client: httpx.Client, world: World, path: str, who: str
+    client: httpx2.Client, world: World, path: str, who: str
 ) -> None:
     path = path.format(project=world.project.id, cluster=world.clusters["eip"].id)
     admin = world.people["admin"]
@@ -65,7 +65,7 @@ def test_a_head_of_the_clouds_apis_is_answered_as_a_get(
         assert asked.headers.get(name) == got.headers.get(name)
 
 
-def test_a_head_issues_no_certificate(client: httpx.Client, world: World) -> None:
+def test_a_head_issues_no_certificate(client: httpx2.Client, world: World) -> None:
     before = rows(world.database, "SELECT count(*) FROM certificate")
     for path in (world.path(), world.path().replace("/api/v3/", "/autopilot/v3/")):
         answer = client.head(path, headers=world.people["admin"].headers)

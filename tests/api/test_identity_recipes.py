@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.kubernetes.setup.rbac import token_review_access
@@ -49,7 +49,7 @@ class Place:
         with Service(settings).running() as service:
             yield service
 
-    def issue(self, service: Service, token: str) -> httpx.Response:
+    def issue(self, service: Service, token: str) -> httpx2.Response:
         path = f"/api/v3/projects/{self.cluster.project_id}/clusters/{self.cluster.id}/clustercert"
         return service.client.post(path, json={"duration": -1}, headers={"Authorization": f"Bearer {token}"})
 

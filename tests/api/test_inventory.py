@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -31,7 +31,7 @@ class Place:
     """A service with a few certificates: user, cluster and certificate of each, the oldest first."""
 
     world: World
-    client: httpx.Client
+    client: httpx2.Client
     issued: list[tuple[str, str, x509.Certificate]]
 
     def project(self, tail: str = "") -> str:
@@ -41,7 +41,7 @@ class Place:
         known = self.world.clusters[name]
         return f"{OWN}/projects/{known.project_id}/clusters/{known.id}{tail}"
 
-    def get(self, who: str, path: str, **query: str) -> httpx.Response:
+    def get(self, who: str, path: str, **query: str) -> httpx2.Response:
         return self.client.get(path, params=query, headers=self.world.people[who].headers)
 
     def listed(self, who: str, path: str, **query: str) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from support import world as worlds
@@ -30,7 +30,7 @@ def service_with(world: World) -> Iterator[Callable[..., Service]]:
         yield start
 
 
-def issue(service: Service, world: World, who: str = "member", cluster: str = "plain") -> httpx.Response:
+def issue(service: Service, world: World, who: str = "member", cluster: str = "plain") -> httpx2.Response:
     return service.client.post(world.path(cluster), headers=world.people[who].headers, json={"duration": 1})
 
 

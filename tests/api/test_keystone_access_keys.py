@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from cryptography.x509.oid import NameOID
 
@@ -36,7 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield found
 
 
-def post(client: httpx.Client, path: str, key: Key, scheme: Any = "flat", **more: str) -> httpx.Response:
+def post(client: httpx2.Client, path: str, key: Key, scheme: Any = "flat", **more: str) -> httpx2.Response:
     """Ask for a certificate, signed like one of the vendors' SDKs."""
     date, body = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}", b'{"duration": 1}'
     headers = ((b"host", BASE_URL.removeprefix("http://").encode()), (b"x-sdk-date", date.encode()))
@@ -50,7 +50,7 @@ def post(client: httpx.Client, path: str, key: Key, scheme: Any = "flat", **more
     return client.post(path, content=body, headers=sent | more)
 
 
-def ask(site: Site, key: Key, scheme: str = "flat", **more: str) -> httpx.Response:
+def ask(site: Site, key: Key, scheme: str = "flat", **more: str) -> httpx2.Response:
     return post(site.client, site.world.path(), key, scheme, **more)
 
 

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
-import httpx
+import httpx2
 import pytest
 from cryptography.x509.oid import NameOID
 
@@ -245,7 +245,7 @@ def test_settings_narrow_users_and_rename_roles(service_with: Callable[..., Serv
         user_id = keystone.add_user("alice", groups=("team-blue",))
         keystone.roles[user_id, world.project.id] = ["te_admin", "member"]
 
-        def post(**changed: object) -> httpx.Response:
+        def post(**changed: object) -> httpx2.Response:
             own = keystone.settings(projects=[world.project.id], **changed)
             settings = {"identity": {"region": worlds.REGION, "keystone": own}, "policy": {"rules": RULES}}
             client = service_with(**settings).client

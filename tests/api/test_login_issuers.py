@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from clustercert.pki.keys import key_pem, new_key
 from support import world as worlds
@@ -12,7 +12,7 @@ from support.service import Service
 
 
 def test_clients_see_where_people_log_in(
-    service_with: Callable[..., Service], client: httpx.Client, tmp_path: Path
+    service_with: Callable[..., Service], client: httpx2.Client, tmp_path: Path
 ) -> None:
     assert client.get("/clustercert/v1/issuers").json() == {"issuers": [], "urls": []}
     with IssuerServer(tmp_path).running() as issuer:

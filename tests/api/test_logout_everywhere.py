@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.authn.oidc.issuers import derived_id
@@ -42,7 +42,7 @@ class Site:
     operator: Components
 
     @property
-    def client(self) -> httpx.Client:
+    def client(self) -> httpx2.Client:
         return self.service.client
 
     def new_user(self, name: str) -> "BuiltInUser":

@@ -1,6 +1,6 @@
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -10,7 +10,7 @@ from support.world import World
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def scrape(client: httpx.Client) -> Samples:
+def scrape(client: httpx2.Client) -> Samples:
     response = client.get("/metrics")
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -29,7 +29,7 @@ def rise(before: Samples, after: Samples, name: str, **labels: str) -> float:
 ROUTE = "/api/v3/projects/{project_id}/clusters/{cluster_id}/clustercert"
 
 
-def test_requests_are_counted_by_route_method_and_status(client: httpx.Client, world: World) -> None:
+def test_requests_are_counted_by_route_method_and_status(client: httpx2.Client, world: World) -> None:
     before = scrape(client)
     client.post(world.path(), json={"duration": 1}, headers=world.people["admin"].headers)
     client.post(world.path(), json={"duration": 0}, headers=world.people["admin"].headers)
@@ -59,7 +59,7 @@ def test_pages_of_the_console_are_counted_by_route(service_with: Callable[..., S
         )
 
 
-def test_series_of_alerts_on_an_increase_exist_before_the_first_error(client: httpx.Client) -> None:
+def test_series_of_alerts_on_an_increase_exist_before_the_first_error(client: httpx2.Client) -> None:
     found = scrape(client)
     for tail in ("authorize", "audit-events"):
         route = f"/clustercert/v1/kubernetes/clusters/{{cluster_id}}/{tail}"
@@ -73,7 +73,7 @@ def test_series_of_alerts_on_an_increase_exist_before_the_first_error(client: ht
         assert ("clustercert_access_request_notifications_total", (("outcome", outcome),)) in found
 
 
-def test_issuances_are_counted_by_outcome(client: httpx.Client, world: World) -> None:
+def test_issuances_are_counted_by_outcome(client: httpx2.Client, world: World) -> None:
     before = scrape(client)
     client.post(world.path(), json={"duration": 1}, headers=world.people["admin"].headers)
     client.post(world.path(), json={"duration": 1}, headers=world.people["inspector"].headers)
@@ -110,7 +110,7 @@ def test_live_certificates_are_counted_by_the_window_of_their_end(
     assert windows == {"1h": 0, "24h": 2, "7d": 3, "30d": 4}
 
 
-def test_clusters_that_were_never_verified_are_counted(client: httpx.Client, world: World) -> None:
+def test_clusters_that_were_never_verified_are_counted(client: httpx2.Client, world: World) -> None:
     counts = {
         dict(labels)["since"]: value
         for (name, labels), value in scrape(client).items()
@@ -119,7 +119,7 @@ def test_clusters_that_were_never_verified_are_counted(client: httpx.Client, wor
     assert counts == {"7d": 0, "30d": 0, "90d": 0, "never": len(world.clusters)}
 
 
-def test_no_label_tells_of_a_cluster_user_project_or_path(client: httpx.Client, world: World) -> None:
+def test_no_label_tells_of_a_cluster_user_project_or_path(client: httpx2.Client, world: World) -> None:
     for path in (world.path(), "/nope/secret-path", f"/api/v3/projects/{world.project.id}/nope"):
         client.get(path, headers=world.people["admin"].headers)
     text = client.get("/metrics").text

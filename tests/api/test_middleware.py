@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,12 +25,12 @@ def count_nothing(scope: Scope, failure: ClustercertError) -> None:
     pass
 
 
-def client_of(app: ASGIApp, timeout: float = SECONDS, max_in_flight: int = 100) -> httpx.AsyncClient:
+def client_of(app: ASGIApp, timeout: float = SECONDS, max_in_flight: int = 100) -> httpx2.AsyncClient:
     edge = RequestMiddleware(app, timeout, record_nothing, count_nothing, max_in_flight)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://edge.test")
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(edge), base_url="http://edge.test")
 
 
-def is_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+def is_error(response: httpx2.Response, status: int, code: str) -> dict[str, Any]:
     assert (response.status_code, response.headers["content-type"]) == (status, "application/json")
     body: dict[str, Any] = response.json()
     assert (body["errorCode"], body["request_id"]) == (code, response.headers["X-Request-Id"])
@@ -68,7 +68,9 @@ async def test_a_denial_that_cannot_be_recorded_is_not_answered() -> None:
         raise Unavailable("The database does not answer.")
 
     edge = RequestMiddleware(app, SECONDS, record, count_nothing)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://edge.test") as client:
+    async with httpx2.AsyncClient(
+        transport=httpx2.ASGITransport(edge), base_url="http://edge.test"
+    ) as client:
         is_error(await client.get("/x"), 503, "CCE.01503001")
     assert [failure.message for failure in recorded] == ["Not yours."]
 

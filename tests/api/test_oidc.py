@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
+import httpx2
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -49,7 +49,7 @@ class Site:
     operator: Components
 
     @property
-    def client(self) -> httpx.Client:
+    def client(self) -> httpx2.Client:
         return self.service.client
 
     def bearer(self, **claims: object) -> dict[str, str]:
@@ -58,7 +58,7 @@ class Site:
     def user_id(self, subject: str) -> str:
         return derived_id("user", self.issuer.url, subject)
 
-    def post(self, tail: str = "/clustercert", cluster: str = "plain", **claims: object) -> httpx.Response:
+    def post(self, tail: str = "/clustercert", cluster: str = "plain", **claims: object) -> httpx2.Response:
         body = {"duration": 1}
         return self.client.post(self.world.path(cluster, tail), json=body, headers=self.bearer(**claims))
 
@@ -98,7 +98,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             service.run(opened.__aexit__(None, None, None))
 
 
-def certificate(response: httpx.Response) -> x509.Certificate:
+def certificate(response: httpx2.Response) -> x509.Certificate:
     assert response.status_code == 200, response.text
     pem = base64.b64decode(response.json()["users"][0]["user"]["client-certificate-data"])
     return x509.load_pem_x509_certificate(pem)
@@ -333,7 +333,7 @@ def test_all_phases_of_a_pipeline_get_certificates_with_its_name(
         policy = {"username": "{user.name}", "rules": rules}
         client = service_with(identity={"region": worlds.REGION, "issuers": [one]}, policy=policy).client
 
-        def run(phase: str) -> httpx.Response:
+        def run(phase: str) -> httpx2.Response:
             sub = f"organization:my-org:project:Default Project:workspace:my-ws:run_phase:{phase}"
             headers = {"Authorization": f"Bearer {issuer.token(sub=sub, **claims)}"}
             return client.post(world.path(), json={"duration": 1}, headers=headers)
@@ -355,7 +355,7 @@ def test_a_rotated_key_costs_no_failed_log_in_under_load(site: Site) -> None:
         assert set(pool.map(log_in, range(80))) == {200}
 
 
-def test_without_issuers_no_jwt_is_accepted(client: httpx.Client, site: Site) -> None:
+def test_without_issuers_no_jwt_is_accepted(client: httpx2.Client, site: Site) -> None:
     assert client.get("/v3/auth/projects", headers=site.bearer()).status_code == 401
 
 
@@ -364,7 +364,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explanation, "KEYS_SECONDS", 60)
 
 
-def get_caller(site: Site, **claims: object) -> httpx.Response:
+def get_caller(site: Site, **claims: object) -> httpx2.Response:
     return site.client.get("/clustercert/v1/caller", headers=site.bearer(**claims))
 
 
@@ -499,7 +499,7 @@ def test_the_decision_on_a_user_of_the_issuer_is_explained_with_their_last_reque
     assert explained_decision(site, site.world.people["reader"].user.id).json()["seen_at"] is None
 
 
-def explained_decision(site: Site, user_id: str) -> httpx.Response:
+def explained_decision(site: Site, user_id: str) -> httpx2.Response:
     query = {"cluster": site.world.clusters["plain"].id, "user": user_id}
     headers = site.world.people["operator"].headers
     return site.client.get("/clustercert/v1/policy/explain", params=query, headers=headers)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.http import middleware
@@ -66,7 +66,7 @@ def test_an_issuer_that_misbehaves_does_not_touch_others(
         identity = {"region": worlds.REGION, "issuers": issuers}
         with Service(world.settings(identity=identity)).running() as service:
 
-            def log_in(issuer: IssuerServer, subject: str) -> httpx.Response:
+            def log_in(issuer: IssuerServer, subject: str) -> httpx2.Response:
                 headers = {"Authorization": f"Bearer {issuer.token(sub=subject)}"}
                 return service.client.get("/v3/auth/projects", headers=headers)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.model import rfc3339
@@ -17,9 +17,9 @@ class Place:
     """A service with certificates in two projects, and one access request."""
 
     world: World
-    client: httpx.Client
+    client: httpx2.Client
 
-    def get(self, who: str, path: str = "overview", **query: str) -> httpx.Response:
+    def get(self, who: str, path: str = "overview", **query: str) -> httpx2.Response:
         headers = self.world.people[who].headers
         return self.client.get(f"/clustercert/v1/{path}", params=query, headers=headers)
 

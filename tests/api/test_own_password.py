@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.limits.issuing import PASSWORDS
@@ -19,7 +19,7 @@ from support.world import World
 NEW = "battery staple"
 
 
-def change(http: httpx.Client, user_id: str, old: str, new: str, **headers: str) -> httpx.Response:
+def change(http: httpx2.Client, user_id: str, old: str, new: str, **headers: str) -> httpx2.Response:
     body = {"user": {"original_password": old, "password": new}}
     return http.post(f"/v3/users/{user_id}/password", json=body, headers=headers)
 

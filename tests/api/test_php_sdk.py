@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import pytest
 
 from support.world import World
@@ -45,12 +45,12 @@ def php_headers(
     return headers | {"Authorization": authorization}
 
 
-def sent(client: httpx.Client, world: World, method: str, path: str, **more: Any) -> httpx.Response:
+def sent(client: httpx2.Client, world: World, method: str, path: str, **more: Any) -> httpx2.Response:
     headers = php_headers(world, method, path, more.get("params"), more.pop("secret", None))
     return client.request(method, path, headers=headers, **more)
 
 
-def test_clusters_are_listed_and_shown(client: httpx.Client, world: World) -> None:
+def test_clusters_are_listed_and_shown(client: httpx2.Client, world: World) -> None:
     shown = sent(client, world, "GET", world.path("eip", ""))
     assert shown.status_code == 200
     assert [each["type"] for each in shown.json()["status"]["endpoints"]] == ["Internal", "External"]
@@ -62,14 +62,14 @@ def test_clusters_are_listed_and_shown(client: httpx.Client, world: World) -> No
     assert [each["id"] for each in projects.json()["projects"]] == [world.project.id]
 
 
-def test_a_wrong_secret_is_refused_without_a_reason(client: httpx.Client, world: World) -> None:
+def test_a_wrong_secret_is_refused_without_a_reason(client: httpx2.Client, world: World) -> None:
     refused = sent(client, world, "GET", world.path("eip", ""), secret="wrong")
     assert (refused.status_code, refused.json()["error_msg"]) == (401, "Authorization failed.")
 
 
 @pytest.mark.parametrize("secret", [None, "wrong"])
 def test_what_has_a_body_is_refused_and_the_answer_says_why(
-    client: httpx.Client, world: World, secret: str | None
+    client: httpx2.Client, world: World, secret: str | None
 ) -> None:
     said = set()
     for path, body in (

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.identity.tokens import ByPassword, ProjectScope
@@ -94,14 +94,14 @@ async def _join(world: World) -> Person:
 
 
 @pytest.fixture(scope="module")
-def client(teams: World) -> Iterator[httpx.Client]:
+def client(teams: World) -> Iterator[httpx2.Client]:
     with Service(teams.settings(policy=POLICY, metrics={})).running() as service:
         yield service.client
 
 
 def ask(
-    client: httpx.Client, world: World, who: str, about: str | None = None, **query: str
-) -> httpx.Response:
+    client: httpx2.Client, world: World, who: str, about: str | None = None, **query: str
+) -> httpx2.Response:
     """Ask about the cluster `plain`."""
     if about is not None:
         query["user"] = world.people[about].user.id
@@ -109,7 +109,7 @@ def ask(
     return client.get(PATH, params=parameters, headers=world.people[who].headers)
 
 
-def test_what_would_be_signed_is_what_is_signed(client: httpx.Client, teams: World) -> None:
+def test_what_would_be_signed_is_what_is_signed(client: httpx2.Client, teams: World) -> None:
     for days in ("-1", None):
         answer = ask(client, teams, "member", **({"duration": days} if days else {}))
         assert answer.status_code == 200, answer.text
@@ -133,7 +133,7 @@ def test_what_would_be_signed_is_what_is_signed(client: httpx.Client, teams: Wor
     assert shorter["shortened"] is False
 
 
-def test_the_request_that_is_asked_about_counts(client: httpx.Client, teams: World) -> None:
+def test_the_request_that_is_asked_about_counts(client: httpx2.Client, teams: World) -> None:
     refused = ask(client, teams, "reader").json()
     assert (refused["allowed"], refused["status"], refused["would_sign"]) == (False, 403, None)
     assert refused["nearest"] == {
@@ -152,7 +152,7 @@ def test_the_request_that_is_asked_about_counts(client: httpx.Client, teams: Wor
 
 
 def test_an_offer_is_shown_with_its_terms_to_those_who_can_request_it(
-    client: httpx.Client, teams: World
+    client: httpx2.Client, teams: World
 ) -> None:
     offered = [each for each in ask(client, teams, "member").json()["rules"] if each["outcome"] == "offers"]
     assert [(each["name"], each["groups"]) for each in offered] == [("edit-on-request", ["editors"])]
@@ -173,7 +173,7 @@ def test_an_offer_is_shown_with_its_terms_to_those_who_can_request_it(
     }
 
 
-def test_a_request_with_an_access_request_is_explained(client: httpx.Client, teams: World) -> None:
+def test_a_request_with_an_access_request_is_explained(client: httpx2.Client, teams: World) -> None:
     requests = "/clustercert/v1/access-requests"
     asked = {
         "cluster_id": teams.clusters["plain"].id,
@@ -210,7 +210,7 @@ def test_a_request_with_an_access_request_is_explained(client: httpx.Client, tea
     assert (ended["status"], ended["message"]) == (409, "The access request can't be used: it is ended.")
 
 
-def test_an_access_request_of_somebody_else_is_a_404(client: httpx.Client, teams: World) -> None:
+def test_an_access_request_of_somebody_else_is_a_404(client: httpx2.Client, teams: World) -> None:
     requests = "/clustercert/v1/access-requests"
     asked = {
         "cluster_id": teams.clusters["plain"].id,
@@ -225,7 +225,7 @@ def test_an_access_request_of_somebody_else_is_a_404(client: httpx.Client, teams
         assert answer.json()["message"].startswith("There is no such access request")
 
 
-def test_an_operator_sees_every_rule_of_everybody(client: httpx.Client, teams: World) -> None:
+def test_an_operator_sees_every_rule_of_everybody(client: httpx2.Client, teams: World) -> None:
     explained = ask(client, teams, "operator", "reader").json()
     assert ask(client, teams, "auditor", "reader").json()["rules"] == explained["rules"]
     assert explained["complete"] is True
@@ -256,7 +256,7 @@ def test_an_operator_sees_every_rule_of_everybody(client: httpx.Client, teams: W
 
 @pytest.mark.parametrize(("who", "about"), [("member", None), ("reader", None), ("admin", "reader")])
 def test_others_see_no_rule_about_other_tenants(
-    client: httpx.Client, teams: World, who: str, about: str | None
+    client: httpx2.Client, teams: World, who: str, about: str | None
 ) -> None:
     for query in ({}, {"csr": "true"}, {"auth_method": "access_key"}, {"duration": "30"}):
         answer = ask(client, teams, who, about, **query)
@@ -266,7 +266,7 @@ def test_others_see_no_rule_about_other_tenants(
         assert not [each for each in SECRETS if each in answer.text]
 
 
-def test_what_a_caller_may_not_ask_about_does_not_exist(client: httpx.Client, teams: World) -> None:
+def test_what_a_caller_may_not_ask_about_does_not_exist(client: httpx2.Client, teams: World) -> None:
     missing = [
         ask(client, teams, "member", "reader"),
         ask(client, teams, "reader", "admin"),
@@ -288,7 +288,7 @@ def test_what_a_caller_may_not_ask_about_does_not_exist(client: httpx.Client, te
 
 
 def test_callers_ask_about_themselves_in_all_their_projects_whatever_the_tokens_scope(
-    client: httpx.Client, teams: World
+    client: httpx2.Client, teams: World
 ) -> None:
     for about in (None, "visitor"):
         for cluster, role in (("plain", "admin"), ("foreign", "reader")):
@@ -300,7 +300,7 @@ def test_callers_ask_about_themselves_in_all_their_projects_whatever_the_tokens_
     assert ask(client, teams, "visitor", source="203.0.113.9").status_code == 403
 
 
-def test_only_administrators_ask_about_another_source(client: httpx.Client, teams: World) -> None:
+def test_only_administrators_ask_about_another_source(client: httpx2.Client, teams: World) -> None:
     refused = ask(client, teams, "reader", source="203.0.113.9")
     assert refused.status_code == 403
     assert refused.json()["message"].startswith("source: only operators, auditors and admins")
@@ -341,7 +341,7 @@ def test_only_administrators_ask_about_another_source(client: httpx.Client, team
     ],
 )
 def test_parameters_are_checked(
-    client: httpx.Client, teams: World, query: dict[str, str], named: str
+    client: httpx2.Client, teams: World, query: dict[str, str], named: str
 ) -> None:
     answer = ask(client, teams, "operator", **query)
     assert answer.status_code == 400
@@ -350,7 +350,7 @@ def test_parameters_are_checked(
     assert (body["errorCode"], body["request_id"]) == ("CCE.01400001", answer.headers["x-request-id"])
 
 
-def test_the_cluster_is_required_and_parameters_are_sent_once(client: httpx.Client, teams: World) -> None:
+def test_the_cluster_is_required_and_parameters_are_sent_once(client: httpx2.Client, teams: World) -> None:
     headers = teams.people["operator"].headers
     without = client.get(PATH, headers=headers)
     assert (without.status_code, without.json()["message"]) == (400, "cluster: send the id of a cluster.")
@@ -362,7 +362,7 @@ def test_the_cluster_is_required_and_parameters_are_sent_once(client: httpx.Clie
     assert client.get(PATH).status_code == 401
 
 
-def test_neither_previews_nor_events_name_rules_about_others(client: httpx.Client, teams: World) -> None:
+def test_neither_previews_nor_events_name_rules_about_others(client: httpx2.Client, teams: World) -> None:
     """A project admin reads the events, and every caller gets the trace of a preview."""
     headers = {who: teams.people[who].headers for who in ("member", "admin")}
     preview = client.post(
@@ -386,7 +386,7 @@ def test_neither_previews_nor_events_name_rules_about_others(client: httpx.Clien
         assert not [each for each in SECRETS if each in said]
 
 
-def test_an_explanation_signs_and_records_nothing(client: httpx.Client, teams: World) -> None:
+def test_an_explanation_signs_and_records_nothing(client: httpx2.Client, teams: World) -> None:
     def recorded() -> list[tuple[object, ...]]:
         # Failed logins of other tests are counted in the background.
         events = rows(teams.database, "select kind from audit_event where kind != 'authentication.failed'")
@@ -400,7 +400,7 @@ def test_an_explanation_signs_and_records_nothing(client: httpx.Client, teams: W
     assert recorded() == before
 
 
-def test_a_disabled_user_and_a_name_of_another_user_are_refused(client: httpx.Client, teams: World) -> None:
+def test_a_disabled_user_and_a_name_of_another_user_are_refused(client: httpx2.Client, teams: World) -> None:
     gone, taken = (str(user_id) for (user_id,) in rows(teams.database, _NEW_USERS))
     disabled = ask(client, teams, "operator", user=gone, csr="true").json()
     assert (disabled["allowed"], disabled["status"], disabled["would_sign"]) == (False, 401, None)
@@ -418,7 +418,7 @@ def test_a_disabled_user_and_a_name_of_another_user_are_refused(client: httpx.Cl
 
 
 def test_a_refused_caller_gets_the_rules_message_and_the_request_id(
-    client: httpx.Client, teams: World
+    client: httpx2.Client, teams: World
 ) -> None:
     for who, message in (("reader", "by-csr: the request has a csr."), ("admin", "Ask the operator")):
         refused = client.post(teams.path(), json={"duration": 1}, headers=teams.people[who].headers)
@@ -430,12 +430,12 @@ def test_a_refused_caller_gets_the_rules_message_and_the_request_id(
         assert rows(teams.database, with_id, body["request_id"]) == [("certificate.refused",)]
 
 
-def entitlements(client: httpx.Client, world: World, who: str = "operator", **query: str) -> httpx.Response:
+def entitlements(client: httpx2.Client, world: World, who: str = "operator", **query: str) -> httpx2.Response:
     parameters = {"cluster": world.clusters["plain"].id, "group": "*"} | query
     return client.get(ENTITLEMENTS, params=parameters, headers=world.people[who].headers)
 
 
-def all_entitled(client: httpx.Client, world: World, group: str) -> list[dict[str, Any]]:
+def all_entitled(client: httpx2.Client, world: World, group: str) -> list[dict[str, Any]]:
     """All pages, with one examined user each."""
     users: list[dict[str, Any]] = []
     cursor: dict[str, str] = {}
@@ -448,7 +448,7 @@ def all_entitled(client: httpx.Client, world: World, group: str) -> list[dict[st
         cursor = {"cursor": page["next"]}
 
 
-def test_operators_list_who_could_get_a_group_in_pages(client: httpx.Client, teams: World) -> None:
+def test_operators_list_who_could_get_a_group_in_pages(client: httpx2.Client, teams: World) -> None:
     [member] = all_entitled(client, teams, "team:*")
     assert member == {
         "id": teams.people["member"].user.id,
@@ -473,7 +473,7 @@ def test_operators_list_who_could_get_a_group_in_pages(client: httpx.Client, tea
     ] * 2
 
 
-def test_a_search_without_a_cluster_or_group_is_refused(client: httpx.Client, teams: World) -> None:
+def test_a_search_without_a_cluster_or_group_is_refused(client: httpx2.Client, teams: World) -> None:
     unknown = entitlements(client, teams, cluster="00000000-0000-0000-0000-000000000000")
     assert (unknown.status_code, unknown.json()["message"]) == (
         404,
@@ -486,7 +486,7 @@ def test_a_search_without_a_cluster_or_group_is_refused(client: httpx.Client, te
 
 
 def test_certificates_with_a_binding_of_their_own_have_no_groups_to_search(
-    client: httpx.Client, teams: World
+    client: httpx2.Client, teams: World
 ) -> None:
     sans = teams.clusters["sans"]
     options = "UPDATE cluster SET options = json_set(options, '$.credential_roles', json(?)) WHERE id = ?"

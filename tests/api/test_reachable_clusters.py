@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from sqlalchemy import Table
@@ -54,9 +54,9 @@ class Place:
     """A service with clusters in two projects."""
 
     world: World
-    client: httpx.Client
+    client: httpx2.Client
 
-    def get(self, who: str, path: str, **query: str) -> httpx.Response:
+    def get(self, who: str, path: str, **query: str) -> httpx2.Response:
         return self.client.get(OWN + path, params=query, headers=self.world.people[who].headers)
 
     def names(self, who: str, **query: str) -> list[str]:

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -38,12 +38,12 @@ def service(world: World, issuer: RealIssuer) -> Iterator[Service]:
         yield running
 
 
-def post(world: World, service: Service, token: str) -> httpx.Response:
+def post(world: World, service: Service, token: str) -> httpx2.Response:
     headers = {"Authorization": f"Bearer {token}"}
     return service.client.post(world.path(), json={"duration": 1}, headers=headers)
 
 
-def names(response: httpx.Response) -> tuple[str, list[str]]:
+def names(response: httpx2.Response) -> tuple[str, list[str]]:
     """The common name and the groups of an issued certificate."""
     assert response.status_code == 200, response.text
     pem = base64.b64decode(response.json()["users"][0]["user"]["client-certificate-data"])

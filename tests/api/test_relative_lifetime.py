@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
+import httpx2
 import pytest
 
 from support import world as worlds
@@ -25,16 +25,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="module")
-def client(place: World) -> Iterator[httpx.Client]:
+def client(place: World) -> Iterator[httpx2.Client]:
     with Service(place.settings(policy={"rules": [RULE]})).running() as service:
         yield service.client
 
 
-def ask(client: httpx.Client, place: World, body: Mapping[str, object]) -> httpx.Response:
+def ask(client: httpx2.Client, place: World, body: Mapping[str, object]) -> httpx2.Response:
     return client.post(place.path(), json=body, headers=place.people["reader"].headers)
 
 
-def lifetime(response: httpx.Response) -> timedelta:
+def lifetime(response: httpx2.Response) -> timedelta:
     assert response.status_code == 200, response.text
     leaf = leaf_of(response.json())
     return leaf.not_valid_after_utc - leaf.not_valid_before_utc - BACKDATE
@@ -46,13 +46,13 @@ def events(place: World) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("seconds", [300, 301, 8 * HOUR])
-def test_a_lifetime_is_granted_to_the_second(client: httpx.Client, place: World, seconds: int) -> None:
+def test_a_lifetime_is_granted_to_the_second(client: httpx2.Client, place: World, seconds: int) -> None:
     assert lifetime(ask(client, place, {"expires_in": seconds})) == timedelta(seconds=seconds)
     shortenable = {"expires_in": seconds, "shorten": True, "duration": None, "expire_at": None}
     assert lifetime(ask(client, place, shortenable)) == timedelta(seconds=seconds)
 
 
-def test_a_lifetime_over_the_limit_is_refused_or_shortened(client: httpx.Client, place: World) -> None:
+def test_a_lifetime_over_the_limit_is_refused_or_shortened(client: httpx2.Client, place: World) -> None:
     before = len(events(place))
     for shorten in (False, None):
         refused = ask(client, place, {"expires_in": 9 * HOUR, "shorten": shorten})
@@ -90,14 +90,14 @@ def test_a_lifetime_over_the_limit_is_refused_or_shortened(client: httpx.Client,
     ],
 )
 def test_other_values_and_combinations_are_refused(
-    client: httpx.Client, place: World, body: Mapping[str, object], message: str
+    client: httpx2.Client, place: World, body: Mapping[str, object], message: str
 ) -> None:
     response = ask(client, place, body)
     assert (response.status_code, response.json()["errorCode"]) == (400, "CCE.01400001")
     assert response.json()["errorMessage"].startswith(message)
 
 
-def test_the_autopilot_form_has_the_fields_too(client: httpx.Client, place: World) -> None:
+def test_the_autopilot_form_has_the_fields_too(client: httpx2.Client, place: World) -> None:
     path = f"/autopilot/v3{place.path().removeprefix('/api/v3')}"
     headers = place.people["reader"].headers
     response = client.post(path, json={"expires_in": 9 * HOUR, "shorten": True}, headers=headers)

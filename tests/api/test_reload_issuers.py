@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.authn.access_keys import WRONG_SIGNATURES
@@ -65,7 +65,7 @@ class Running:
     async def _request(self) -> None:
         self.reloader.requested.set()
 
-    def get(self, token: str, path: str = "/v3/projects") -> httpx.Response:
+    def get(self, token: str, path: str = "/v3/projects") -> httpx2.Response:
         return self.service.client.get(path, headers={"Authorization": f"Bearer {token}"})
 
     def statuses(self) -> tuple[int, int]:

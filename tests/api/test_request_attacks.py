@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from urllib.parse import quote, unquote
 
-import httpx
+import httpx2
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
@@ -53,7 +53,7 @@ def service(world: World) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def client(service: Service) -> httpx.Client:
+def client(service: Service) -> httpx2.Client:
     return service.client
 
 
@@ -61,12 +61,12 @@ def certificates(world: World) -> object:
     return rows(world.database, "SELECT count(*) FROM certificate")[0][0]
 
 
-def is_401(response: httpx.Response) -> None:
+def is_401(response: httpx2.Response) -> None:
     assert (response.status_code, response.json()["errorCode"]) == (401, "CCE.01401001")
     assert response.json()["message"] == "Authorization failed."
 
 
-def test_headers_that_a_front_end_would_set_prove_nothing(client: httpx.Client, world: World) -> None:
+def test_headers_that_a_front_end_would_set_prove_nothing(client: httpx2.Client, world: World) -> None:
     admin, reader, before = world.people["admin"], world.people["reader"], certificates(world)
     claimed = FRONT_END | {"X-User-Id": admin.user.id, "X-Project-Id": world.project.id}
     is_401(client.post(world.path(), json=BODY, headers=claimed))
@@ -82,7 +82,7 @@ def test_headers_that_a_front_end_would_set_prove_nothing(client: httpx.Client, 
 
 @pytest.mark.parametrize("name", ["X-Auth-Token", "token", "access_token", "Authorization", "auth_token"])
 def test_a_credential_in_the_address_or_a_cookie_does_not_count(
-    client: httpx.Client, world: World, name: str
+    client: httpx2.Client, world: World, name: str
 ) -> None:
     token, before = world.people["admin"].token, certificates(world)
     is_401(client.post(f"{world.path()}?{name}={token}", json=BODY))
@@ -103,7 +103,7 @@ def jwt(world: World, algorithm: str, key: bytes) -> str:
     return f"{signed}.{encoded(signature)}"
 
 
-def test_a_token_that_the_caller_made_is_unknown(client: httpx.Client, world: World) -> None:
+def test_a_token_that_the_caller_made_is_unknown(client: httpx2.Client, world: World) -> None:
     admin, before = world.people["admin"], certificates(world)
     stored = hashlib.sha256(admin.token.encode()).hexdigest()
     for token in (
@@ -129,7 +129,7 @@ def test_a_token_with_one_more_byte_is_none(service: Service, world: World, adde
 
 
 @pytest.mark.parametrize("name", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"])
-def test_a_header_changes_neither_method_nor_path(client: httpx.Client, world: World, name: str) -> None:
+def test_a_header_changes_neither_method_nor_path(client: httpx2.Client, world: World, name: str) -> None:
     headers, before = world.people["admin"].headers, certificates(world)
     shown = client.get(world.path(tail="") + "?_method=POST", headers=headers | {name: "POST"})
     assert (shown.status_code, shown.json()["kind"]) == (200, "Cluster")
@@ -140,7 +140,7 @@ def test_a_header_changes_neither_method_nor_path(client: httpx.Client, world: W
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "identity, gzip"])
-def test_a_compressed_body_is_not_unpacked(client: httpx.Client, world: World, encoding: str) -> None:
+def test_a_compressed_body_is_not_unpacked(client: httpx2.Client, world: World, encoding: str) -> None:
     bomb = gzip.compress(json.dumps(BODY).encode().ljust(20 << 20))
     headers, before = world.people["admin"].headers, certificates(world)
     response = client.post(
@@ -153,7 +153,7 @@ def test_a_compressed_body_is_not_unpacked(client: httpx.Client, world: World, e
     assert certificates(world) == before
 
 
-def test_a_forwarded_host_is_in_no_answer(client: httpx.Client, world: World) -> None:
+def test_a_forwarded_host_is_in_no_answer(client: httpx2.Client, world: World) -> None:
     headers = world.people["admin"].headers | {
         "X-Forwarded-Host": "evil.example",
         "X-Forwarded-Server": "evil.example",
@@ -208,7 +208,7 @@ LOOK_ALIKES = {
 
 @pytest.mark.parametrize("kind", LOOK_ALIKES)
 def test_a_role_that_looks_like_admin_has_none_of_its_rights(
-    client: httpx.Client, world: World, kind: str
+    client: httpx2.Client, world: World, kind: str
 ) -> None:
     async def token() -> str:
         async with open_components(world.settings()) as components:
@@ -233,7 +233,7 @@ def test_a_role_that_looks_like_admin_has_none_of_its_rights(
     "name", ["\u0430lice", "\uff41lice", "ALICE", "al\u0131ce", "alice\u200b", "alice\u0000", "a\u00adlice"]
 )
 def test_a_name_that_looks_like_a_users_does_not_log_in(keystone: Keystone, name: str) -> None:
-    def login(name: str) -> httpx.Response:
+    def login(name: str) -> httpx2.Response:
         user = {"name": name, "domain": {"id": keystone.domain.id}, "password": PASSWORD}
         identity = {"methods": ["password"], "password": {"user": user}}
         return keystone.http.post("/v3/auth/tokens", content=json.dumps({"auth": {"identity": identity}}))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.model import Actor, Origin
@@ -294,7 +294,7 @@ def test_a_list_of_a_cluster_is_for_administrators_and_in_pages(place: Revocatio
         made.append(response.json()["id"])
     path = place.own("/revocations", "eip")
 
-    def listed(who: str, **query: str) -> httpx.Response:
+    def listed(who: str, **query: str) -> httpx2.Response:
         return place.client.get(path, params=query, headers=place.world.people[who].headers)
 
     first = listed("admin", limit="2").json()
@@ -312,7 +312,7 @@ def test_a_list_since_a_time_ends_there(place: RevocationClient) -> None:
     place.issue("member", "eip")
     made = place.post("admin", place.own("/revoke", "eip")).json()
 
-    def listed(**query: str) -> httpx.Response:
+    def listed(**query: str) -> httpx2.Response:
         return place.client.get(f"{OWN}/revocations", params=query, headers=headers)
 
     body = listed(since=made["at"], limit="1").json()

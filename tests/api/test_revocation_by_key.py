@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
@@ -42,7 +42,7 @@ def ran(commands: str, folder: Path) -> str:
     return (folder / "signature").read_text()
 
 
-def revoke_with_key(place: RevocationClient, name: str, body: object) -> httpx.Response:
+def revoke_with_key(place: RevocationClient, name: str, body: object) -> httpx2.Response:
     return place.client.post(f"{OWN}/certificates/{name}/revoke-with-key", json=body)
 
 

@@ -1,6 +1,6 @@
 """Revoking certificates by their name alone, and previews of revocations."""
 
-import httpx
+import httpx2
 
 from clustercert.pki.certificates import fingerprint
 from support.administration import CLUSTER
@@ -9,11 +9,13 @@ from support.revocation_client import OWN, RevocationClient
 from support.stores import Store
 
 
-def preview(place: RevocationClient, who: str, path: str) -> httpx.Response:
+def preview(place: RevocationClient, who: str, path: str) -> httpx2.Response:
     return place.post(who, f"{path}?dryRun=All")
 
 
-def named(place: RevocationClient, who: str, name: str, path: str = f"{OWN}/users-by-name") -> httpx.Response:
+def named(
+    place: RevocationClient, who: str, name: str, path: str = f"{OWN}/users-by-name"
+) -> httpx2.Response:
     return place.client.get(path, params={"name": name}, headers=place.world.people[who].headers)
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.issuance.signers.ca_keys import KeySigner
@@ -56,7 +56,7 @@ def slow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @pytest.fixture(scope="module")
-def worker(own_world: World) -> Iterator[httpx.Client]:
+def worker(own_world: World) -> Iterator[httpx2.Client]:
     """Another worker, which issues the certificates."""
     with Service(own_world.settings(server={"request_timeout": SECONDS})).running() as service:
         yield service.client
@@ -67,7 +67,7 @@ class Person:
     """A new user with a token for the first project."""
 
     place: RevocationClient
-    worker: httpx.Client
+    worker: httpx2.Client
     id: str
     headers: dict[str, str]
 
@@ -79,13 +79,13 @@ class Person:
     def role(self, name: str) -> str:
         return f"/projects/{self.place.world.project.id}/assignments/{name}/users/{self.id}"
 
-    def issue(self, query: str = "") -> httpx.Response:
+    def issue(self, query: str = "") -> httpx2.Response:
         # With a CSR, a caller could use a certificate that they only find in the list.
         body = {"duration": 1, "csr": csr(new_key("ec-p256"))}
         return self.worker.post(self.place.world.path() + query, json=body, headers=self.headers)
 
     @contextmanager
-    def issuing(self, slow: SlowStep) -> Iterator["Future[httpx.Response]"]:
+    def issuing(self, slow: SlowStep) -> Iterator["Future[httpx2.Response]"]:
         """Request a certificate in a thread, and run the block while the slow step lasts."""
         with ThreadPoolExecutor(1) as thread:
             answer = thread.submit(self.issue)
@@ -102,7 +102,7 @@ class Person:
 
 
 @pytest.fixture
-def person(place: RevocationClient, worker: httpx.Client) -> Person:
+def person(place: RevocationClient, worker: httpx2.Client) -> Person:
     """A member of the first project, whom the issuing worker has in its cache."""
     operator = place.world.people["operator"].headers
     name, password = f"slow-{next(_numbers)}", "correct horse"

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-import httpx
+import httpx2
 import pytest
 import requests
 import schemathesis
@@ -209,20 +209,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="module")
-def client(world: World) -> Iterator[httpx.Client]:
+def client(world: World) -> Iterator[httpx2.Client]:
     with Service(world.settings(policy=OFFERED_TO_ALL)).running() as service:
         yield service.client
 
 
 @pytest.fixture(scope="module")
-def operations(client: httpx.Client) -> Operations:
+def operations(client: httpx2.Client) -> Operations:
     """What the OpenAPI document of the running service describes."""
     described: Any = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     found = [result.ok() for result in described.get_all_operations()]
     return {f"{operation.method.upper()} {operation.path}": operation for operation in found}
 
 
-def send(client: httpx.Client, case: AnyCase, credential: dict[str, str] | None) -> httpx.Response:
+def send(client: httpx2.Client, case: AnyCase, credential: dict[str, str] | None) -> httpx2.Response:
     """Send a case with the bytes that `requests` would send. A credential replaces the generated ones."""
     sent = requests.Request(**case.as_transport_kwargs(BASE_URL)).prepare()
     pairs = [(_bytes(name), _bytes(value)) for name, value in sent.headers.items()]
@@ -278,14 +278,14 @@ def sealed_event(world: World) -> str:
     return str(found[0][0])
 
 
-def issued(client: httpx.Client, world: World) -> str:
+def issued(client: httpx2.Client, world: World) -> str:
     """Issue a certificate for the cluster `sans`, and return its fingerprint."""
     headers = world.people["reader"].headers
     response = client.post(world.path("sans"), json={"duration": -1}, headers=headers)
     return response.headers["x-clustercert-fingerprint"]
 
 
-def federated(client: httpx.Client, world: World, *, blocked: bool) -> str:
+def federated(client: httpx2.Client, world: World, *, blocked: bool) -> str:
     """Return the id of a user of an OIDC issuer."""
     user_id, headers = secrets.token_hex(16), world.people["operator"].headers
     if blocked:
@@ -293,7 +293,7 @@ def federated(client: httpx.Client, world: World, *, blocked: bool) -> str:
     return user_id
 
 
-def valid_parameters(client: httpx.Client, world: World, name: str) -> dict[str, str]:
+def valid_parameters(client: httpx2.Client, world: World, name: str) -> dict[str, str]:
     """Return values for the parameters in an operation's path."""
     there = {
         "project_id": world.project.id,
@@ -337,7 +337,7 @@ def credential_for(name: str, world: World, webhook_token: str) -> dict[str, str
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_any_request_is_answered_as_described(
-    operations: Operations, client: httpx.Client, world: World, webhook_token: str, name: str
+    operations: Operations, client: httpx2.Client, world: World, webhook_token: str, name: str
 ) -> None:
     operation = operations[name]
     cases = st.one_of(

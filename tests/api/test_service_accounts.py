@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.authn.oidc import authenticator, explanation
@@ -71,7 +71,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
         yield Place(world, double, cluster)
 
 
-def projects(service: Service, token: str) -> httpx.Response:
+def projects(service: Service, token: str) -> httpx2.Response:
     return service.client.get("/v3/auth/projects", headers={"Authorization": f"Bearer {token}"})
 
 

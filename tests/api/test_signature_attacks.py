@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.pki.request_signature import SignatureCredential, SignedParts, payload_hash, sign
@@ -74,7 +74,7 @@ class Signer:
         authorization = sign(parts, credential, own_secret.encode() if secret is None else secret)
         return Sent(self.world.path(), (*headers, (b"authorization", authorization.encode())), query=query)
 
-    def send(self, sent: Sent) -> httpx.Response:
+    def send(self, sent: Sent) -> httpx2.Response:
         scope = scope_of(sent.method, unquote(sent.path), sent.headers, sent.query)
         scope["raw_path"] = sent.path.encode()
         return self.service.run(exchange(self.service.app, scope, [sent.body]))

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 from prometheus_client import REGISTRY
 
@@ -16,7 +16,7 @@ from support.world import World
 CLIENT, OTHER = "192.0.2.7", "203.0.113.9"
 
 
-def issue(client: httpx.Client, world: World, headers: dict[str, str]) -> httpx.Response:
+def issue(client: httpx2.Client, world: World, headers: dict[str, str]) -> httpx2.Response:
     return client.post(world.path(), headers=world.people["admin"].headers | headers, json={"duration": 1})
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from support.service import Service
@@ -12,7 +12,7 @@ OWN = "/clustercert/v1"
 
 
 @pytest.fixture(scope="module")
-def anywhere(own_world: World) -> Iterator[tuple[World, httpx.Client]]:
+def anywhere(own_world: World) -> Iterator[tuple[World, httpx2.Client]]:
     with Service(own_world.settings()).running() as service:
         yield own_world, service.client
 
@@ -38,7 +38,7 @@ def anywhere(own_world: World) -> Iterator[tuple[World, httpx.Client]]:
     ],
 )
 def test_what_is_no_id_is_not_there_or_makes_no_sense(
-    anywhere: tuple[World, httpx.Client], path: str, strange: str
+    anywhere: tuple[World, httpx2.Client], path: str, strange: str
 ) -> None:
     world, client = anywhere
     response = client.get(path.replace("{}", strange), headers=world.people["operator"].headers)
@@ -50,14 +50,14 @@ def test_what_is_no_id_is_not_there_or_makes_no_sense(
 @pytest.mark.parametrize(("strange", "status"), [("%00", 404), ("%ED%A0%80", 400), ("%0A", 404)])
 @pytest.mark.parametrize("tail", ["", "/complete", "/abort"])
 def test_no_rotation_is_in_what_is_no_project(
-    anywhere: tuple[World, httpx.Client], tail: str, strange: str, status: int
+    anywhere: tuple[World, httpx2.Client], tail: str, strange: str, status: int
 ) -> None:
     world, client = anywhere
     path = f"{OWN}/projects/{strange}/clusters/plain/client-ca-rotation{tail}"
     assert client.post(path, headers=world.people["operator"].headers).status_code == status
 
 
-def test_no_user_gets_a_name_that_is_not_utf_8(anywhere: tuple[World, httpx.Client]) -> None:
+def test_no_user_gets_a_name_that_is_not_utf_8(anywhere: tuple[World, httpx2.Client]) -> None:
     world, client = anywhere
     headers = world.people["operator"].headers
     assert client.put(f"{OWN}/users/%FF", json={}, headers=headers).status_code == 400

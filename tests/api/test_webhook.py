@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from cryptography.x509.oid import NameOID
 
@@ -71,7 +71,7 @@ class ApiServer:
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
 
-    def post(self, raw: bytes, tail: str = "/authorize?timeout=3s", **headers: str) -> httpx.Response:
+    def post(self, raw: bytes, tail: str = "/authorize?timeout=3s", **headers: str) -> httpx2.Response:
         return self.service.client.post(self.path + tail, content=raw, headers=self.headers | headers)
 
     def status(self, *credential_ids: str, **said: object) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from support import console_site
@@ -31,14 +31,14 @@ def verdict(site: ConsoleSite, token: str, fingerprint: str) -> str:
     query = "SELECT user_id, credential_number FROM certificate WHERE fingerprint = ?"
     ((user, number),) = rows(site.database, query, bytes.fromhex(fingerprint))
     groups = ("shop:developers", f"clustercert:credential:{number}")
-    answer = httpx.post(
+    answer = httpx2.post(
         f"{site.url}{V1}/kubernetes/clusters/{site.clusters['staging']}/authorize",
         content=review(credential_id(bytes.fromhex(fingerprint)), user=str(user), groups=groups),
         headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
         timeout=SECONDS,
         trust_env=False,
     )
-    if answer.status_code == httpx.codes.UNAUTHORIZED:
+    if answer.status_code == httpx2.codes.UNAUTHORIZED:
         return "unknown token"
     assert answer.status_code == 200, answer.text
     return "denied" if answer.json()["status"].get("denied") else "no opinion"

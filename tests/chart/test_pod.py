@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -41,7 +41,7 @@ def probe(release: Release, name: str, running: Running) -> str:
     url = f"{request['scheme'].lower()}://127.0.0.1:{running.port}{request['path']}"
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return httpx.get(url, verify=context, trust_env=False, timeout=SECONDS).raise_for_status().text
+    return httpx2.get(url, verify=context, trust_env=False, timeout=SECONDS).raise_for_status().text
 
 
 def certificate(running: Running) -> bytes:
@@ -142,7 +142,7 @@ def test_several_pods_share_a_database(server: postgres.Server, tmp_path: Path) 
             assert certificate(running) == chain[0].public_bytes(Encoding.DER)
             context = ssl.create_default_context(cadata=chain_pem(chain[1:]).decode())
             url = f"https://localhost:{running.port}/metrics"
-            with httpx.Client(verify=context, trust_env=False, timeout=SECONDS) as client:
+            with httpx2.Client(verify=context, trust_env=False, timeout=SECONDS) as client:
                 assert client.get(url).status_code == 403
                 token = {"Authorization": "Bearer a-token-for-prometheus"}
                 assert "clustercert_requests_total" in client.get(url, headers=token).text

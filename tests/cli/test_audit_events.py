@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.cli.login.profile import Profile, save
@@ -135,7 +135,7 @@ class LogShipper:
         """Issue a certificate, and wait until an event is shipped."""
         before, headers = len(self.places()), self.world.people["member"].headers
         path = f"{self.url}{self.world.path()}"
-        httpx.post(
+        httpx2.post(
             path, headers=headers, json={"duration": 1}, trust_env=False, timeout=SECONDS
         ).raise_for_status()
         eventually(lambda: len(self.places()) > before)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from cryptography import x509
@@ -127,7 +127,7 @@ def test_the_plugin_gets_a_certificate_with_the_arguments_of_the_services_kubeco
     headers = {"X-Auth-Token": json.loads(profile.read_text())["token"]}
     context = ssl.create_default_context(cafile=plugin.user.operator.folder / SERVICE_CA)
     path = f"{plugin.user.url}/clustercert/v1/clusters/{plugin.cluster_id}/kubeconfig"
-    document = httpx.get(path, headers=headers, verify=context, timeout=SECONDS).raise_for_status().json()
+    document = httpx2.get(path, headers=headers, verify=context, timeout=SECONDS).raise_for_status().json()
 
     arguments = document["users"][0]["user"]["exec"]["args"]
     leaf = x509.load_pem_x509_certificate(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from support.demo_process import interrupted
@@ -49,7 +49,7 @@ def describe_as(server: IssuerServer, site: Site, *urls: str) -> None:
     """Let a server describe its issuers as the genuine service does."""
     tls = ssl.create_default_context(cafile=str(site.operator.folder / SERVICE_CA))
     path = f"{site.url}/clustercert/v1/issuers"
-    offer = httpx.get(path, verify=tls, trust_env=False, timeout=SECONDS).json()
+    offer = httpx2.get(path, verify=tls, trust_env=False, timeout=SECONDS).json()
     server.responses["/clustercert/v1/issuers"] = Response(json.dumps(offer | {"urls": urls}).encode())
 
 

@@ -27,7 +27,7 @@ KEK = base64.b64encode(bytes(32)).decode()
 COMMAND = (sys.executable, "-m", "clustercert")
 # Modules that only commands on the store need.
 SERVER = {"fastapi", "starlette", "sqlalchemy", "alembic", "uvicorn", "pydantic", "pydantic_settings"}
-HEAVY = SERVER | {"httpx", "cryptography", "asyncio", "rich"}
+HEAVY = SERVER | {"httpx2", "cryptography", "asyncio", "rich"}
 
 
 def clean_environment(**more: str) -> dict[str, str]:

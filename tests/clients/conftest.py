@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from support.apiserver import ApiServer
@@ -122,7 +122,7 @@ def authority() -> Authority:
 
 
 @pytest.fixture
-def as_bob(apiserver: ApiServer, authority: Authority, tmp_path: Path) -> Iterator[httpx.Client]:
+def as_bob(apiserver: ApiServer, authority: Authority, tmp_path: Path) -> Iterator[httpx2.Client]:
     """A cluster administrator by RBAC."""
     apiserver.trust(authority.certificate_pem)
     apiserver.bind("issuer:cluster-admins", "cluster-admin")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -24,7 +24,7 @@ def authority() -> Authority:
     return Authority("clients-of-the-double")
 
 
-def version(client: httpx.Client) -> tuple[int, object]:
+def version(client: httpx2.Client) -> tuple[int, object]:
     """The status, and the client's end of the connection that it came on."""
     answer = client.get("/version")
     return answer.status_code, answer.extensions["network_stream"].get_extra_info("client_addr")

@@ -5,7 +5,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from cryptography import x509
@@ -125,7 +125,7 @@ def test_the_webhook_is_asked_byte_for_byte_as_recorded(
 )
 def test_the_webhook_is_told_what_is_wanted(
     apiserver: ApiServer,
-    as_bob: httpx.Client,
+    as_bob: httpx2.Client,
     tmp_path: Path,
     webhook: ScriptedWebhook,
     method: str,
@@ -142,7 +142,11 @@ def test_the_webhook_is_told_what_is_wanted(
 
 
 def test_a_denial_wins_over_rbac_and_no_opinion_leaves_it_to_rbac(
-    apiserver: ApiServer, as_bob: httpx.Client, authority: Authority, tmp_path: Path, webhook: ScriptedWebhook
+    apiserver: ApiServer,
+    as_bob: httpx2.Client,
+    authority: Authority,
+    tmp_path: Path,
+    webhook: ScriptedWebhook,
 ) -> None:
     apiserver.authorize_with(configuration(tmp_path, webhook))
     assert namespaces(as_bob).status_code == 200
@@ -159,7 +163,7 @@ def test_a_denial_wins_over_rbac_and_no_opinion_leaves_it_to_rbac(
 
 @pytest.mark.parametrize("tls", [True, False], ids=["https", "http"])
 def test_the_token_is_sent_over_https_only(
-    apiserver: ApiServer, as_bob: httpx.Client, tmp_path: Path, *, tls: bool
+    apiserver: ApiServer, as_bob: httpx2.Client, tmp_path: Path, *, tls: bool
 ) -> None:
     with ScriptedWebhook(tls=tls) as webhook:
         apiserver.authorize_with(configuration(tmp_path, webhook))
@@ -171,7 +175,11 @@ def test_the_token_is_sent_over_https_only(
 
 
 def test_denying_one_certificate_leaves_the_persons_other_one_alone(
-    apiserver: ApiServer, as_bob: httpx.Client, authority: Authority, tmp_path: Path, webhook: ScriptedWebhook
+    apiserver: ApiServer,
+    as_bob: httpx2.Client,
+    authority: Authority,
+    tmp_path: Path,
+    webhook: ScriptedWebhook,
 ) -> None:
     """The cache's key is the whole spec, and so tells them apart too."""
     apiserver.authorize_with(configuration(tmp_path, webhook))
@@ -188,7 +196,7 @@ def test_denying_one_certificate_leaves_the_persons_other_one_alone(
 
 
 def test_saying_both_is_an_internal_error(
-    apiserver: ApiServer, as_bob: httpx.Client, tmp_path: Path, webhook: ScriptedWebhook
+    apiserver: ApiServer, as_bob: httpx2.Client, tmp_path: Path, webhook: ScriptedWebhook
 ) -> None:
     apiserver.authorize_with(configuration(tmp_path, webhook))
     webhook.answer = lambda _review: review(allowed=True, denied=True)
@@ -210,7 +218,7 @@ def test_saying_both_is_an_internal_error(
 )
 def test_an_answer_is_kept_for_its_time(
     apiserver: ApiServer,
-    as_bob: httpx.Client,
+    as_bob: httpx2.Client,
     tmp_path: Path,
     webhook: ScriptedWebhook,
     first: dict[str, bool],
@@ -245,7 +253,11 @@ def test_system_masters_pass_unasked_whatever_the_webhook_says(
 
 
 def test_match_conditions_spare_whom_they_do_not_select(
-    apiserver: ApiServer, as_bob: httpx.Client, authority: Authority, tmp_path: Path, webhook: ScriptedWebhook
+    apiserver: ApiServer,
+    as_bob: httpx2.Client,
+    authority: Authority,
+    tmp_path: Path,
+    webhook: ScriptedWebhook,
 ) -> None:
     apiserver.authorize_with(configuration(tmp_path, webhook, IS_X509, OURS, failurePolicy="Deny"))
     webhook.answer = lambda _review: review(allowed=False, denied=True)
@@ -276,7 +288,7 @@ def test_match_conditions_spare_whom_they_do_not_select(
 )
 def test_a_bad_file_is_refused_and_the_good_one_stays(
     apiserver: ApiServer,
-    as_bob: httpx.Client,
+    as_bob: httpx2.Client,
     tmp_path: Path,
     webhook: ScriptedWebhook,
     changes: dict[str, object],
@@ -293,7 +305,7 @@ def test_a_bad_file_is_refused_and_the_good_one_stays(
 
 
 def test_rbac_may_not_be_dropped_and_a_good_file_is_taken_at_once(
-    apiserver: ApiServer, as_bob: httpx.Client, tmp_path: Path, webhook: ScriptedWebhook
+    apiserver: ApiServer, as_bob: httpx2.Client, tmp_path: Path, webhook: ScriptedWebhook
 ) -> None:
     path = configuration(tmp_path, webhook)
     apiserver.authorize_with(path)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from support.apiserver import ApiServer
@@ -42,7 +42,7 @@ def another_kind(webhook: ScriptedWebhook) -> None:
 @pytest.mark.parametrize(("policy", "status"), [("NoOpinion", 200), ("Deny", 500)])
 def test_the_failure_policy_decides_where_there_is_no_answer(
     apiserver: ApiServer,
-    as_bob: httpx.Client,
+    as_bob: httpx2.Client,
     tmp_path: Path,
     webhook: ScriptedWebhook,
     fail: Callable[[ScriptedWebhook], None],
@@ -59,7 +59,7 @@ def test_the_failure_policy_decides_where_there_is_no_answer(
 
 
 def test_an_internal_error_of_the_webhook_is_asked_again_four_times(
-    apiserver: ApiServer, as_bob: httpx.Client, tmp_path: Path, webhook: ScriptedWebhook
+    apiserver: ApiServer, as_bob: httpx2.Client, tmp_path: Path, webhook: ScriptedWebhook
 ) -> None:
     apiserver.authorize_with(configuration(tmp_path, webhook))
     webhook.answer = lambda _review: (500, b"{}")

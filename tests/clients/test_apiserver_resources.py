@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import yaml
 
@@ -38,7 +38,7 @@ def authority(apiserver: ApiServer) -> Authority:
 
 
 @pytest.fixture
-def admin(apiserver: ApiServer, authority: Authority, tmp_path: Path) -> Iterator[httpx.Client]:
+def admin(apiserver: ApiServer, authority: Authority, tmp_path: Path) -> Iterator[httpx2.Client]:
     with client_of(apiserver, tmp_path, authority.client_identity_pem("root", ["system:masters"])) as client:
         yield client
 
@@ -92,7 +92,7 @@ def test_kubectls_typed_commands_are_understood(apiserver: ApiServer) -> None:
     assert [done.stdout.strip() for done in (may, may_not, may_see)] == ["yes", "no", "yes"]
 
 
-def test_an_old_resource_version_and_a_second_creation_are_conflicts(admin: httpx.Client) -> None:
+def test_an_old_resource_version_and_a_second_creation_are_conflicts(admin: httpx2.Client) -> None:
     path = "/api/v1/namespaces/default/configmaps"
     first = admin.post(path, json=config_map("c", {"a": "1"})).json()
     changed = admin.put(f"{path}/c", json={**first, "data": {"a": "2"}})
@@ -105,7 +105,7 @@ def test_an_old_resource_version_and_a_second_creation_are_conflicts(admin: http
     assert admin.get(f"{path}/c").json()["data"] == {"a": "2"}
 
 
-def test_a_dry_run_changes_nothing(admin: httpx.Client) -> None:
+def test_a_dry_run_changes_nothing(admin: httpx2.Client) -> None:
     path = "/api/v1/namespaces/default/configmaps"
 
     answer = admin.post(path, params={"dryRun": "All"}, json=config_map("c", {}))
@@ -125,12 +125,12 @@ def test_a_dry_run_changes_nothing(admin: httpx.Client) -> None:
     ids=["name", "key", "size", "path in a name"],
 )
 def test_what_kubernetes_finds_invalid_is_refused(
-    admin: httpx.Client, path: str, document: dict[str, object]
+    admin: httpx2.Client, path: str, document: dict[str, object]
 ) -> None:
     assert admin.post(path, json=document).status_code == 422
 
 
-def test_a_list_comes_in_pages(admin: httpx.Client) -> None:
+def test_a_list_comes_in_pages(admin: httpx2.Client) -> None:
     path = "/api/v1/namespaces/default/configmaps"
     for number in range(5):
         admin.post(path, json=config_map(f"c{number}", {}))
@@ -145,7 +145,7 @@ def test_a_list_comes_in_pages(admin: httpx.Client) -> None:
 
 
 def test_nobody_binds_what_they_lack_without_the_verb_bind(
-    apiserver: ApiServer, admin: httpx.Client, authority: Authority, tmp_path: Path
+    apiserver: ApiServer, admin: httpx2.Client, authority: Authority, tmp_path: Path
 ) -> None:
     rules = [
         {
@@ -177,7 +177,7 @@ def test_nobody_binds_what_they_lack_without_the_verb_bind(
 
 
 def test_a_binding_counts_from_its_creation_to_its_deletion(
-    apiserver: ApiServer, admin: httpx.Client, authority: Authority, tmp_path: Path
+    apiserver: ApiServer, admin: httpx2.Client, authority: Authority, tmp_path: Path
 ) -> None:
     statuses = []
     with client_of(apiserver, tmp_path, authority.client_identity_pem("al", ["team"])) as client:
@@ -220,7 +220,7 @@ spec:
 
 
 def test_an_admission_policy_judges_writes_by_its_parameters(
-    apiserver: ApiServer, admin: httpx.Client, authority: Authority
+    apiserver: ApiServer, admin: httpx2.Client, authority: Authority
 ) -> None:
     applied = kubectl(apiserver.admin_kubeconfig(), "apply", "-f", "-", stdin=POLICY)
     assert applied.returncode == 0, applied.stderr
@@ -242,7 +242,7 @@ def test_an_admission_policy_judges_writes_by_its_parameters(
 
 
 def test_audit_events_reach_the_file_and_the_webhook(
-    apiserver: ApiServer, admin: httpx.Client, tmp_path: Path
+    apiserver: ApiServer, admin: httpx2.Client, tmp_path: Path
 ) -> None:
     log = tmp_path / "audit.log"
     with ScriptedWebhook() as webhook:

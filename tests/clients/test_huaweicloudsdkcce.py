@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -185,7 +185,7 @@ def state(tenant: Tenant, leaf: x509.Certificate) -> str:
     """What the service's own inventory says of a certificate."""
     cluster = f"/clustercert/v1/projects/{tenant.project_id}/clusters/{tenant.cluster_id}"
     url = f"{tenant.url}{cluster}/certificates/{leaf.fingerprint(SHA256()).hex()}"
-    answer = httpx.get(url, headers={"X-Auth-Token": tenant.token}, trust_env=False, timeout=SECONDS)
+    answer = httpx2.get(url, headers={"X-Auth-Token": tenant.token}, trust_env=False, timeout=SECONDS)
     return str(answer.json()["state"])
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from support.keystone_installation import Service, Site
@@ -20,14 +20,14 @@ def console(site: Site) -> Iterator[Service]:
         yield service
 
 
-def log_in(site: Site, service: Service, person: Person, **changed: str) -> httpx.Response:
+def log_in(site: Site, service: Service, person: Person, **changed: str) -> httpx2.Response:
     domain = site.admin.call("GET", f"domains/{site.domain_id}")["domain"]["name"]
     fields = {"system": "keystone", "user": person.name, "domain": domain, "password": person.password}
     headers = {"Sec-Fetch-Site": "same-origin", "Accept": "text/html"}
     return service.http.post("/console/login", data=fields | changed, headers=headers)
 
 
-def page(service: Service, login: httpx.Response) -> httpx.Response:
+def page(service: Service, login: httpx2.Response) -> httpx2.Response:
     """The page of the clusters, in the session of a login."""
     assert login.status_code == 303, login.text
     cookie = login.headers["set-cookie"].partition(";")[0]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from cryptography.x509.oid import NameOID
 
@@ -118,7 +118,7 @@ def test_a_token_and_the_catalog_are_all_it_takes(service: Service, shell: Shell
     (endpoint,) = [each["url"] for each in shown["endpoints"] if each["interface"] == "public"]
 
     path = service.clustercert_path.replace(service.site.project_id, issued["project_id"])
-    answer = httpx.post(
+    answer = httpx2.post(
         endpoint + path,
         json={"duration": 1},
         headers={"X-Auth-Token": issued["id"]},

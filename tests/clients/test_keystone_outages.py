@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import httpx2
 import pytest
 
 from support.keystone_installation import Service, Site
@@ -38,8 +38,8 @@ class Load:
     def __init__(self, service: Service, known: str, revoked: str) -> None:
         self._service = service
         self._over = threading.Event()
-        self.wrong: list[httpx.Response] = []
-        self.known: list[httpx.Response] = []
+        self.wrong: list[httpx2.Response] = []
+        self.known: list[httpx2.Response] = []
         self._work = [
             (self.known, lambda: known),
             (self.wrong, lambda: revoked),
@@ -57,7 +57,7 @@ class Load:
             for thread in threads:
                 thread.result()
 
-    def _send(self, answers: list[httpx.Response], token: Callable[[], str]) -> None:
+    def _send(self, answers: list[httpx2.Response], token: Callable[[], str]) -> None:
         while not self._over.wait(PAUSE_SECONDS):
             answers.append(self._service.issue(token()))
 

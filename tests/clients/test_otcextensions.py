@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 import openstack
 import pytest
 from openstack import exceptions
@@ -43,7 +43,7 @@ def connection(tenant: Tenant) -> Any:
 
 
 def cluster_name(tenant: Tenant) -> str:
-    answer = httpx.get(
+    answer = httpx2.get(
         f"{tenant.url}{tenant.clusters_path}/{tenant.cluster_id}",
         headers={"X-Auth-Token": tenant.token},
         timeout=SECONDS,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from support import postgres, world
@@ -67,14 +67,14 @@ def live_until_killed(requests: RequestClient, answers: Answers, cluster: str, w
             issuing.start()
             step(random.choice((who, "operator", "admin")), request_id, "end")
             issuing.join(SECONDS)
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return
 
 
 def ignoring_the_kill(work: Callable[[str], None], request_id: str) -> None:
     try:
         work(request_id)
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return
 
 
@@ -113,8 +113,8 @@ def test_no_answered_step_is_lost_and_no_ended_request_has_a_live_certificate(pl
     assert_nothing_is_lost(Store(place.settings().store_url), answers)
 
 
-def client_of(running: Serving) -> httpx.Client:
-    return httpx.Client(base_url=running.url, timeout=SECONDS, trust_env=False)
+def client_of(running: Serving) -> httpx2.Client:
+    return httpx2.Client(base_url=running.url, timeout=SECONDS, trust_env=False)
 
 
 def assert_nothing_is_lost(store: Store, answers: Answers) -> None:

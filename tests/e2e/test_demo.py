@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from cryptography import x509
@@ -135,10 +135,10 @@ def test_with_tls_it_serves_https_with_a_pair_of_its_own(tmp_path: Path) -> None
         trusting = ssl.create_default_context(cafile=said["tls_ca"])
         for url in (said["url"], said["url"].replace("127.0.0.1", "localhost")):
             assert (
-                httpx.get(f"{url}/healthz", verify=trusting, trust_env=False, timeout=SECONDS).text == "ok\n"
+                httpx2.get(f"{url}/healthz", verify=trusting, trust_env=False, timeout=SECONDS).text == "ok\n"
             )
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{said['url']}/healthz", trust_env=False, timeout=SECONDS)
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(f"{said['url']}/healthz", trust_env=False, timeout=SECONDS)
         first = (tmp_path / "data" / "tls-server.pem").read_bytes()
     leaf = x509.load_pem_x509_certificate(first)
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -187,14 +187,14 @@ def test_its_guide_names_the_ca_file_and_logins_that_work(tmp_path: Path) -> Non
     assert "http://" not in said
 
 
-def opened_console(said: str, ca: Path) -> tuple[httpx.Response, httpx.Response]:
+def opened_console(said: str, ca: Path) -> tuple[httpx2.Response, httpx2.Response]:
     """My clusters, and the page that offers access on request, after the login that the guide describes."""
     [(address, user, domain, file)] = re.findall(
         r"\n  (https://\S+/console)\n  user (\S+), domain (\S+), password in (.+)\n", said
     )
     form = {"user": user, "domain": domain, "password": Path(file).read_text().strip()}
     trusting = ssl.create_default_context(cafile=ca)
-    with httpx.Client(verify=trusting, trust_env=False, timeout=SECONDS) as client:
+    with httpx2.Client(verify=trusting, trust_env=False, timeout=SECONDS) as client:
         own_page = {"Origin": address.removesuffix("/console"), "Accept": "text/html"}
         assert client.post(f"{address}/login", data=form, headers=own_page).status_code == 303
         return client.get(f"{address}/clusters"), client.get(f"{address}/requests/new")
@@ -304,7 +304,7 @@ def test_a_change_by_the_command_line_holds_in_every_worker(running: Demo) -> No
     path = f"/api/v3/projects/{tenant['project_id']}/clusters"
 
     def statuses() -> set[int]:
-        with httpx.Client(base_url=running.said["url"], trust_env=False, timeout=SECONDS) as client:
+        with httpx2.Client(base_url=running.said["url"], trust_env=False, timeout=SECONDS) as client:
             return {
                 client.get(path, headers={"X-Auth-Token": tenant["token"], "Connection": "close"}).status_code
                 for _ in range(20)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.custody.keks import write_new_kek_file
@@ -86,7 +86,7 @@ class Load:
 
     def work(self) -> None:
         headers: Mapping[str, str] = self.world.people["admin"].headers
-        with httpx.Client(base_url=self.url, headers=headers, timeout=SECONDS, trust_env=False) as client:
+        with httpx2.Client(base_url=self.url, headers=headers, timeout=SECONDS, trust_env=False) as client:
             while not self.stop.is_set():
                 answer = client.post(self.world.path(), json={"duration": 1})
                 self.statuses.append(answer.status_code)
@@ -192,7 +192,7 @@ def test_a_restart_without_the_server_serves_the_webhook_and_goes_on_when_it_is_
     site.server.kill()
     with (
         serving(world, **site.transit) as running,
-        httpx.Client(base_url=running.url, timeout=SECONDS, trust_env=False) as client,
+        httpx2.Client(base_url=running.url, timeout=SECONDS, trust_env=False) as client,
     ):
         ready = client.get("/readyz")
         assert ready.status_code == 503
@@ -262,7 +262,7 @@ def test_a_signer_in_openbao_that_fails_under_load_delays_nobody_else(site: Site
     with (
         serving(world, **more) as running,
         load(running, world) as others,
-        httpx.Client(
+        httpx2.Client(
             base_url=running.url, headers=world.people["admin"].headers, timeout=SECONDS, trust_env=False
         ) as client,
     ):

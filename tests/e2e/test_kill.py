@@ -5,7 +5,7 @@ import sqlite3
 import threading
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from support.demo_process import Demo, demo
@@ -17,7 +17,7 @@ def _receive_until_killed(running: Demo, received: list[str]) -> None:
         while True:
             try:
                 answer = client.post(running.clustercert_path, json={"duration": 1})
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 return
             assert answer.status_code == 200, answer.text
             received.append(answer.headers["X-Clustercert-Fingerprint"])
@@ -58,8 +58,8 @@ def test_a_killed_supervisor_takes_its_workers_along(tmp_path: Path) -> None:
 
         def ended() -> bool:
             try:
-                httpx.get(f"{running.said['url']}/healthz", trust_env=False, timeout=SECONDS)
-            except httpx.TransportError:
+                httpx2.get(f"{running.said['url']}/healthz", trust_env=False, timeout=SECONDS)
+            except httpx2.TransportError:
                 return True
             return False
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
+import httpx2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -37,7 +37,7 @@ class Site:
     world: World
     hsm: tokens.NetworkHsm
     serving: Serving
-    client: httpx.Client
+    client: httpx2.Client
     path: str = ""
     statuses: list[int] = field(default_factory=list)
     fingerprints: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Site:
         assert made.status_code == 201, made.text
         self.path = f"/api/v3/projects/{project}/clusters/{made.json()['id']}/clustercert"
 
-    def issue(self) -> httpx.Response:
+    def issue(self) -> httpx2.Response:
         answer = self.client.post(self.path, json={"duration": 1})
         self.statuses.append(answer.status_code)
         if answer.status_code == 200:
@@ -74,7 +74,7 @@ class Site:
             return {row[0].hex() for row in rows}
 
 
-def fingerprint(answer: httpx.Response) -> str:
+def fingerprint(answer: httpx2.Response) -> str:
     pem = base64.b64decode(answer.json()["users"][0]["user"]["client-certificate-data"])
     return hashlib.sha256(x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)).hexdigest()
 
@@ -94,12 +94,12 @@ def site(folder: Path, hsm: tokens.NetworkHsm, **settings: str) -> Iterator[Site
     with (
         tokens.environment(hsm.token),
         serving(world, **(variables | settings)) as process,
-        httpx.Client(
+        httpx2.Client(
             base_url=process.url,
             headers=world.people["admin"].headers,
             timeout=SECONDS,
             trust_env=False,
-            limits=httpx.Limits(max_connections=200),
+            limits=httpx2.Limits(max_connections=200),
         ) as client,
         drained(process.process),
     ):
@@ -182,7 +182,7 @@ def test_each_worker_finds_a_key_that_another_one_has_made(tmp_path: Path, hsm: 
         for cluster in ("second", "third"):
             for _ in range(10):
                 # Each request has a connection of its own, and so some worker.
-                answer = httpx.post(
+                answer = httpx2.post(
                     f"{service.serving.url}{service.path}",
                     json={"duration": 1},
                     headers=service.world.people["admin"].headers,
@@ -241,7 +241,7 @@ def webhook_token(site: Site) -> str:
 
 def review_status(site: Site, token: str) -> int:
     """The status of an answer to an API server."""
-    return httpx.post(
+    return httpx2.post(
         f"{site.serving.url}{OWN}/kubernetes/clusters/{site.world.clusters['plain'].id}/authorize",
         content=review(),
         headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from cryptography import x509
 from prometheus_client.parser import text_string_to_metric_families
@@ -42,12 +42,12 @@ def notifying(
     }
     with (
         serving(world, **settings) as running,
-        httpx.Client(base_url=running.url, timeout=SECONDS, trust_env=False) as client,
+        httpx2.Client(base_url=running.url, timeout=SECONDS, trust_env=False) as client,
     ):
         yield running, RequestClient(world, client)
 
 
-def metric(client: httpx.Client, name: str, **labels: str) -> float:
+def metric(client: httpx2.Client, name: str, **labels: str) -> float:
     for family in text_string_to_metric_families(client.get("/metrics").raise_for_status().text):
         for sample in family.samples:
             if (sample.name, sample.labels) == (name, labels):
@@ -145,7 +145,7 @@ def test_every_step_is_told_in_order_although_processes_are_killed(tmp_path: Pat
 
 def _ask(requests: RequestClient, reason: str) -> None:
     """Create, approve and end requests until the service is killed."""
-    with contextlib.suppress(httpx.TransportError):
+    with contextlib.suppress(httpx2.TransportError):
         requests.end_all()
         for _ in range(REQUESTS_IN_A_ROUND):
             request_id = requests.created(reason=reason)

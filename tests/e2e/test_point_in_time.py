@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -79,7 +79,7 @@ def archived() -> Iterator[Archived]:
 class Webhook:
     """A client of a webhook process."""
 
-    client: httpx.Client
+    client: httpx2.Client
     path: str
 
     def denial(self, certificate: "Issued") -> str | None:
@@ -146,7 +146,7 @@ def test_after_a_point_in_time_restore_later_certificates_are_unknown_and_later_
         token = asyncio.run(webhook_token(running.world))
         path = f"/clustercert/v1/kubernetes/clusters/{running.world.clusters['plain'].id}/authorize"
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        with httpx.Client(base_url=process.url, headers=headers, timeout=SECONDS, trust_env=False) as client:
+        with httpx2.Client(base_url=process.url, headers=headers, timeout=SECONDS, trust_env=False) as client:
             webhook = Webhook(client, path)
             before, revoked_before = issue(running), issue(running)
             running.revoke(revoked_before.fingerprint)

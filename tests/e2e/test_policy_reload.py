@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from support import world as worlds
 from support.processes import workers
@@ -40,7 +40,7 @@ def granted(running: Serving, world: World) -> str:
     """The first group of a certificate, asked for over a connection of its own."""
     url = f"{running.url}{world.path()}?dryRun=All"
     headers = world.people["admin"].headers
-    answer = httpx.post(url, json={"duration": 1}, headers=headers, trust_env=False, timeout=SECONDS)
+    answer = httpx2.post(url, json={"duration": 1}, headers=headers, trust_env=False, timeout=SECONDS)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["organizations"][0])
 

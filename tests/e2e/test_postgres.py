@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.server.tls_files import tls
@@ -42,7 +42,7 @@ def store(world: World) -> Store:
     return Store(world.settings().store_url)
 
 
-def wait_until_issuing(client: httpx.Client, world: World) -> None:
+def wait_until_issuing(client: httpx2.Client, world: World) -> None:
     def issues() -> bool:
         answer = issue(client, world)
         if answer.status_code != 200:
@@ -66,7 +66,7 @@ def test_what_one_replica_revokes_another_one_refuses_within_a_second(
             "scope": {"project": {"id": world.project.id}},
         }
     }
-    token = httpx.post(f"{one.url}/v3/auth/tokens", json=asked, trust_env=False, timeout=SECONDS).headers[
+    token = httpx2.post(f"{one.url}/v3/auth/tokens", json=asked, trust_env=False, timeout=SECONDS).headers[
         "X-Subject-Token"
     ]
     with one.client(token) as at_one, two.client(token) as at_two:
@@ -86,7 +86,7 @@ def test_one_replica_does_the_work_for_all(replicas: tuple[Replica, Replica], st
 def test_a_killed_server_costs_503_and_no_certificate(
     replicas: tuple[Replica, Replica], world: World, server: postgres.Server, store: Store, kills: int
 ) -> None:
-    stop, received, refused = threading.Event(), list[str](), list[httpx.Response]()
+    stop, received, refused = threading.Event(), list[str](), list[httpx2.Response]()
 
     def use(replica: Replica) -> None:
         with replica.client(world.people["admin"].token) as client:
@@ -102,7 +102,7 @@ def test_a_killed_server_costs_503_and_no_certificate(
     for user in users:
         user.start()
 
-    def wait_for_more(answers: list[str] | list[httpx.Response]) -> None:
+    def wait_for_more(answers: list[str] | list[httpx2.Response]) -> None:
         before = len(answers)
         eventually(lambda: len(answers) >= before + 10)
 

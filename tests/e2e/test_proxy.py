@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.pki.certificates import chain_pem
@@ -46,9 +46,9 @@ class Front:
     context: ssl.SSLContext
     collector: TraceCollector
 
-    def client(self) -> httpx.Client:
-        transport = httpx.HTTPTransport(verify=self.context, local_address=OTHER_CLIENT)
-        return httpx.Client(
+    def client(self) -> httpx2.Client:
+        transport = httpx2.HTTPTransport(verify=self.context, local_address=OTHER_CLIENT)
+        return httpx2.Client(
             base_url=f"https://127.0.0.1:{self.port}",
             headers={"X-Auth-Token": self.running.said["token"]},
             transport=transport,
@@ -219,6 +219,6 @@ def test_a_client_of_the_proxy_does_not_decide_what_is_traced(front: Front) -> N
     # As the proxy sends it, from its own address.
     sent = {"traceparent": f"00-{proxy_trace}-{'1' * 16}-01"}
     url = f"{front.running.said['url']}/v3"
-    assert httpx.get(url, headers=sent, trust_env=False, timeout=SECONDS).status_code == 200
+    assert httpx2.get(url, headers=sent, trust_env=False, timeout=SECONDS).status_code == 200
     eventually(lambda: front.collector.trace(proxy_trace))
     assert not front.collector.trace(client_trace)

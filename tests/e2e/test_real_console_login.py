@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.http.console.visits import SESSION_COOKIE
@@ -89,13 +89,13 @@ class Person:
     def __init__(self, operator: Operator, url: str, issuer: RealIssuer, account: str) -> None:
         tls = ssl.create_default_context(cafile=str(operator.folder / SERVICE_CA))
         # A new connection for each request, so that both workers get some.
-        limits = httpx.Limits(max_keepalive_connections=0)
-        http = httpx.Client(base_url=url, verify=tls, trust_env=False, timeout=SECONDS, limits=limits)
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        http = httpx2.Client(base_url=url, verify=tls, trust_env=False, timeout=SECONDS, limits=limits)
         self.browser = Browser(http)
         self.at_issuer = Login(issuer, CLIENT, redirect=f"{url}/console/login/callback/sso")
         self._account = account
 
-    def log_in(self, query: str = "") -> httpx.Response:
+    def log_in(self, query: str = "") -> httpx2.Response:
         begun = self.browser.get(f"/console/login/sso{query}")
         assert begun.status_code == 303, begun.text
         back = self.at_issuer.follow(begun.headers["location"], self._account)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from support import world as worlds
@@ -34,7 +34,7 @@ def log_in(running: Serving, token: str) -> int:
     """The status of a login on a connection of its own, so that both workers get some."""
     headers = {"Authorization": f"Bearer {token}"}
     url = f"{running.url}/v3/auth/projects"
-    return httpx.get(url, headers=headers, trust_env=False, timeout=SECONDS).status_code
+    return httpx2.get(url, headers=headers, trust_env=False, timeout=SECONDS).status_code
 
 
 def test_a_rotation_under_load_costs_no_failed_log_in(tmp_path: Path, issuer: OidcProvider) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.pki.certificates import chain_pem
@@ -34,8 +34,8 @@ class Roles:
     def path(self) -> str:
         return f"/clustercert/v1/kubernetes/clusters/{self.world.clusters['plain'].id}"
 
-    def client(self, serving: Serving) -> httpx.Client:
-        return httpx.Client(base_url=serving.url, timeout=SECONDS, trust_env=False)
+    def client(self, serving: Serving) -> httpx2.Client:
+        return httpx2.Client(base_url=serving.url, timeout=SECONDS, trust_env=False)
 
     def status(self, raw: bytes) -> object:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
@@ -135,12 +135,12 @@ def test_the_webhook_requires_client_certificates_if_configured(roles: Roles, tm
         context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
         if identity is not None:
             context.load_cert_chain(tmp_path / identity)
-        with httpx.Client(verify=context, trust_env=False, timeout=SECONDS) as client:
+        with httpx2.Client(verify=context, trust_env=False, timeout=SECONDS) as client:
             return client.get(f"{url}/healthz").status_code
 
     with serving(roles.world, "--role", "webhook", **settings) as webhook:
         assert webhook.url.startswith("https://")
         assert connect(webhook.url, "trusted.pem") == 200
         for identity in (None, "other.pem"):
-            with pytest.raises(httpx.TransportError):
+            with pytest.raises(httpx2.TransportError):
                 connect(webhook.url, identity)

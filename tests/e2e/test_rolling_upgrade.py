@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.store.engine import migrate
@@ -78,14 +78,14 @@ class Load:
                     eventually(lambda body=body: self._is_denied(api_server, body))  # type: ignore[misc] # the lambda has no types
                 self.counts["rounds"] += 1
 
-    def _is_denied(self, api_server: httpx.Client, body: bytes) -> bool:
+    def _is_denied(self, api_server: httpx2.Client, body: bytes) -> bool:
         path = f"/clustercert/v1/kubernetes/clusters/{self.world.clusters['plain'].id}/authorize"
         answer = self._expect(
             api_server.post(path, content=body, headers={"Content-Type": "application/json"})
         )
         return bool(answer.json()["status"].get("denied", False))
 
-    def _expect(self, answer: httpx.Response) -> httpx.Response:
+    def _expect(self, answer: httpx2.Response) -> httpx2.Response:
         assert answer.status_code == 200, (answer.request.url, answer.status_code, answer.text)
         self.counts["requests"] += 1
         return answer

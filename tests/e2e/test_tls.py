@@ -14,7 +14,7 @@ from http.client import HTTPSConnection
 from ipaddress import ip_address
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -100,14 +100,14 @@ def test_off_loopback_a_pair_is_made_once_and_its_ca_is_what_clients_need(operat
         ca = Path(re.search(r"Give its CA to clients: (.+)", said)[1])  # type: ignore[index] # a failure says so
         assert hashlib.sha256(shown(port)).hexdigest() in said
         for host in ("localhost", "127.0.0.1"):
-            with httpx.Client(
+            with httpx2.Client(
                 verify=ssl.create_default_context(cafile=ca), trust_env=False, timeout=SECONDS
             ) as client:
                 assert client.get(f"https://{host}:{port}/healthz").text == "ok\n"
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"https://127.0.0.1:{port}/healthz", trust_env=False, timeout=SECONDS)
-        with pytest.raises(httpx.RemoteProtocolError):
-            httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False, timeout=SECONDS)
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(f"https://127.0.0.1:{port}/healthz", trust_env=False, timeout=SECONDS)
+        with pytest.raises(httpx2.RemoteProtocolError):
+            httpx2.get(f"http://127.0.0.1:{port}/healthz", trust_env=False, timeout=SECONDS)
         first = shown(port)
     assert [stat.S_IMODE(path.stat().st_mode) for path in ca.parent.glob("tls-*")] == [0o600] * 3
     with served(operator) as (port, _, _):
@@ -165,9 +165,9 @@ def test_renewed_tls_files_need_no_restart_and_keep_connections(
     leaf, certificate, key = new_pair()
     with (
         served(operator, "--workers", workers, self_signed=False) as (port, _, _),
-        httpx.Client(
+        httpx2.Client(
             base_url=f"https://127.0.0.1:{port}",
-            verify=False,  # noqa: S501 - whoever it is
+            verify=False,
             trust_env=False,
             timeout=SECONDS,
         ) as client,

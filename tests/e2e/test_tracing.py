@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from support import ports
@@ -30,7 +30,7 @@ def dead_collector(kind: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{ports.port_of(port)}"
 
 
-def issue(world: World, running: Serving, client: httpx.Client) -> int:
+def issue(world: World, running: Serving, client: httpx2.Client) -> int:
     url = f"{running.url}{world.path()}"
     return client.post(url, headers=world.people["admin"].headers, json={"duration": 1}).status_code
 
@@ -47,7 +47,7 @@ def test_a_process_ends_although_its_collector_is_dead(
         settings = {"TRACING__ENDPOINT": url, "TRACING__SAMPLE_RATIO": "1"}
         with (
             serving(world, "--workers", workers, **settings) as running,
-            httpx.Client(trust_env=False, timeout=SECONDS) as client,
+            httpx2.Client(trust_env=False, timeout=SECONDS) as client,
         ):
             assert [issue(world, running, client) for _ in range(REQUESTS)] == [200] * REQUESTS
             client.close()
@@ -72,7 +72,7 @@ def test_the_spans_of_all_workers_arrive_and_the_log_names_their_traces(
 
             def both_have_issued() -> bool:
                 # Over a connection of its own, which either worker may accept.
-                with httpx.Client(trust_env=False, timeout=SECONDS) as client:
+                with httpx2.Client(trust_env=False, timeout=SECONDS) as client:
                     assert issue(world, running, client) == 200
                 return len({each.resource["service.instance.id"] for each in requests()}) == 2
 

@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.server.serving import DRAIN_WORKER
@@ -46,7 +46,7 @@ def children(running: Demo) -> set[int]:
 
 def asked(running: Demo) -> int:
     """The status of a request over a connection of its own."""
-    return httpx.get(f"{running.said['url']}/healthz", trust_env=False, timeout=SECONDS).status_code
+    return httpx2.get(f"{running.said['url']}/healthz", trust_env=False, timeout=SECONDS).status_code
 
 
 def test_one_worker_is_one_process(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_worker_that_starts_while_the_database_is_away_waits_for_it_or_for_the
             os.kill(min(before), signal.SIGKILL)
             eventually(lambda: lines("database not answering: waiting to start") == 1)
             # The other worker still answers, and alone.
-            assert httpx.get(f"{serve.url}/healthz", trust_env=False, timeout=SECONDS).status_code == 200
+            assert httpx2.get(f"{serve.url}/healthz", trust_env=False, timeout=SECONDS).status_code == 200
             server.start()
             eventually(lambda: lines("policy loaded") == 3)
             assert len(workers_of(pid)) == 2
@@ -182,9 +182,9 @@ def test_an_inherited_socket_is_served_on(tmp_path: Path, workers: str) -> None:
         )
         try:
             # Who connects before the service is ready waits.
-            answer = httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False, timeout=SECONDS)
+            answer = httpx2.get(f"http://127.0.0.1:{port}/readyz", trust_env=False, timeout=SECONDS)
             assert answer.json() == {"status": "ready"}
-            large = httpx.get(
+            large = httpx2.get(
                 f"http://127.0.0.1:{port}/healthz",
                 headers={"X-Large": "a" * 1_000_000},
                 trust_env=False,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import httpx
+import httpx2
 from cryptography import x509
 
 from support.kubernetes_messages import credential_id, review
@@ -127,15 +127,15 @@ class Load:
 
     async def _send_all(self) -> None:
         # Each request has a connection of its own, so that every worker answers.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
         async with (
-            httpx.AsyncClient(limits=limits, trust_env=False, timeout=None) as client,  # noqa: S113 - see PATIENCE
+            httpx2.AsyncClient(limits=limits, trust_env=False, timeout=None) as client,
             asyncio.TaskGroup() as group,
         ):
             for kind in KINDS:
                 group.create_task(self._send(group, client, kind))
 
-    async def _send(self, group: asyncio.TaskGroup, client: httpx.AsyncClient, kind: Kind) -> None:
+    async def _send(self, group: asyncio.TaskGroup, client: httpx2.AsyncClient, kind: Kind) -> None:
         due = time.monotonic()
         for service in itertools.cycle(range(len(self.urls))):
             if self._stop.is_set():
@@ -144,7 +144,7 @@ class Load:
             due = max(due + 1 / RATES[kind], time.monotonic() - 1)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
-    async def _one(self, client: httpx.AsyncClient, kind: Kind, service: int) -> None:
+    async def _one(self, client: httpx2.AsyncClient, kind: Kind, service: int) -> None:
         if kind == "issue":
             await self._issue(client, service)
         elif kind == "revoke":
@@ -152,11 +152,11 @@ class Load:
         elif certificate := self._to_review():
             await self.review(client, service, certificate)
 
-    async def _issue(self, client: httpx.AsyncClient, service: int) -> None:
+    async def _issue(self, client: httpx2.AsyncClient, service: int) -> None:
         sent = time.monotonic()
         answer = await self._post(client, service, "issue", self.world.path(), json={"duration": 1})
         received = time.monotonic()
-        if isinstance(answer, httpx.Response) and answer.status_code == httpx.codes.OK:
+        if isinstance(answer, httpx2.Response) and answer.status_code == httpx2.codes.OK:
             if self.subject is None:
                 self.subject = _subject(leaf_of(answer.json()))
             self.certificates.append(
@@ -168,7 +168,7 @@ class Load:
             )
         self._record("issue", service, sent, received, answer)
 
-    async def _revoke(self, client: httpx.AsyncClient, service: int) -> None:
+    async def _revoke(self, client: httpx2.AsyncClient, service: int) -> None:
         untouched = [each for each in self.certificates[-RECENT:] if each.revocation_sent is None]
         if not untouched:
             return
@@ -181,7 +181,7 @@ class Load:
         sent = certificate.revocation_sent = time.monotonic()
         answer = await self._post(client, service, "revoke", path, json={"reason": "superseded"})
         received = time.monotonic()
-        if isinstance(answer, httpx.Response) and answer.status_code == httpx.codes.OK:
+        if isinstance(answer, httpx2.Response) and answer.status_code == httpx2.codes.OK:
             certificate.revocation_answered = received
         self._record("revoke", service, sent, received, answer)
 
@@ -195,7 +195,7 @@ class Load:
         return random.choice(fitting) if fitting else None
 
     async def review(
-        self, client: httpx.AsyncClient, service: int, certificate: Certificate
+        self, client: httpx2.AsyncClient, service: int, certificate: Certificate
     ) -> Answer | None:
         """Send one review, and compare its answer with what is known about the certificate."""
         if self.subject is None:
@@ -222,8 +222,8 @@ class Load:
         return result
 
     async def _post(
-        self, client: httpx.AsyncClient, service: int, kind: Kind, path: str, **content: Any
-    ) -> httpx.Response | Exception:
+        self, client: httpx2.AsyncClient, service: int, kind: Kind, path: str, **content: Any
+    ) -> httpx2.Response | Exception:
         headers = (
             {"Authorization": f"Bearer {self.webhook_token}", "Content-Type": "application/json"}
             if kind == "review"
@@ -232,7 +232,7 @@ class Load:
         try:
             async with asyncio.timeout(PATIENCE[kind]):
                 return await client.post(self.urls[service] + path, headers=headers, **content)
-        except (httpx.HTTPError, TimeoutError) as error:
+        except (httpx2.HTTPError, TimeoutError) as error:
             return error
 
     def _record(
@@ -241,7 +241,7 @@ class Load:
         service: int,
         sent: float,
         received: float,
-        answer: httpx.Response | Exception,
+        answer: httpx2.Response | Exception,
         *,
         revoked: bool = False,
     ) -> Answer:
@@ -253,21 +253,21 @@ class Load:
         return recorded
 
 
-def _outcome(kind: Kind, answer: httpx.Response | Exception) -> Outcome:
+def _outcome(kind: Kind, answer: httpx2.Response | Exception) -> Outcome:
     if isinstance(answer, Exception):
         return "broken"
-    if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+    if answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE:
         # The webhook's answers have none: an API server would wait instead of applying its failurePolicy.
         return "unavailable" if kind == "review" or answer.headers.get("Retry-After") else "other"
-    if answer.status_code != httpx.codes.OK:
+    if answer.status_code != httpx2.codes.OK:
         return "other"
     if kind != "review":
         return "done"
     return "denied" if answer.json()["status"].get("denied") else "no opinion"
 
 
-def _text(answer: httpx.Response | Exception) -> str:
-    return f"{answer.status_code} {answer.text}" if isinstance(answer, httpx.Response) else repr(answer)
+def _text(answer: httpx2.Response | Exception) -> str:
+    return f"{answer.status_code} {answer.text}" if isinstance(answer, httpx2.Response) else repr(answer)
 
 
 def _subject(leaf: x509.Certificate) -> tuple[str, tuple[str, ...]]:

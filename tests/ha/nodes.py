@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from ha import network, programs
 from ha.network import Host
@@ -116,8 +116,8 @@ class Nodes:
         """What each Patroni that answers says about its own PostgreSQL, by the name of the node."""
         found = {}
         for node in self.members:
-            with contextlib.suppress(httpx.HTTPError):
-                answer = httpx.get(f"{node.host.url('patroni')}/patroni", timeout=1, trust_env=False)
+            with contextlib.suppress(httpx2.HTTPError):
+                answer = httpx2.get(f"{node.host.url('patroni')}/patroni", timeout=1, trust_env=False)
                 found[node.name] = answer.json()
         return found
 
@@ -143,8 +143,8 @@ class Nodes:
         Asked of the primary, which reads etcd for this answer. What a standby says of itself in `states` is as old as
         its last loop: after a restart of the primary it may be recorded no longer.
         """
-        with contextlib.suppress(httpx.HTTPError):
-            answer = httpx.get(f"{primary.host.url('patroni')}/cluster", timeout=5, trust_env=False)
+        with contextlib.suppress(httpx2.HTTPError):
+            answer = httpx2.get(f"{primary.host.url('patroni')}/cluster", timeout=5, trust_env=False)
             if answer.is_success:
                 members = answer.json()["members"]
                 return [each["name"] for each in members if each["role"] == "sync_standby"]
@@ -177,7 +177,7 @@ class Nodes:
 
     def configure(self, change: Mapping[str, object]) -> None:
         """Change Patroni's dynamic configuration."""
-        answer = httpx.patch(
+        answer = httpx2.patch(
             f"{self.leader().host.url('patroni')}/config", json=dict(change), timeout=10, trust_env=False
         )
         answer.raise_for_status()
@@ -191,7 +191,7 @@ class Nodes:
     def switch_over(self) -> None:
         """Make the synchronous standby the leader."""
         leader, standby = self.leader(), self.synchronous_standby()
-        answer = httpx.post(
+        answer = httpx2.post(
             f"{leader.host.url('patroni')}/switchover",
             json={"leader": leader.name, "candidate": standby.name},
             timeout=60,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from clustercert.model import Actor, Origin
 from clustercert.wiring import open_components
@@ -170,13 +170,13 @@ async def _allowed(load: Load) -> list[str]:
     """The certificates whose revocation was answered, and that a service does not deny."""
     limit, found = asyncio.Semaphore(_AT_ONCE), list[str]()
 
-    async def check(client: httpx.AsyncClient, service: int, certificate: Certificate) -> None:
+    async def check(client: httpx2.AsyncClient, service: int, certificate: Certificate) -> None:
         async with limit:
             answer = await load.review(client, service, certificate)
         if answer is None or answer.outcome != "denied":
             found.append(f"service {service}: {certificate.serial}: {answer and answer.outcome}")
 
-    async with httpx.AsyncClient(trust_env=False, timeout=SECONDS) as client, asyncio.TaskGroup() as group:
+    async with httpx2.AsyncClient(trust_env=False, timeout=SECONDS) as client, asyncio.TaskGroup() as group:
         for certificate in load.revoked:
             for service in range(len(load.urls)):
                 group.create_task(check(client, service, certificate))
@@ -184,6 +184,6 @@ async def _allowed(load: Load) -> list[str]:
 
 
 def _ready(url: str) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{url}/readyz", timeout=10, trust_env=False).is_success
+    with contextlib.suppress(httpx2.HTTPError):
+        return httpx2.get(f"{url}/readyz", timeout=10, trust_env=False).is_success
     return False

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from cryptography import x509
@@ -149,7 +149,7 @@ class Site:
         return done.stdout
 
     @contextlib.contextmanager
-    def serving(self, *arguments: str, options: Sequence[str] = ()) -> Iterator[httpx.Client]:
+    def serving(self, *arguments: str, options: Sequence[str] = ()) -> Iterator[httpx2.Client]:
         """A process that answers requests. Then SIGTERM ends it with status 0."""
         with ports.reserve() as reserved:
             port = ports.port_of(reserved)
@@ -161,7 +161,7 @@ class Site:
             ) as process:
                 try:
                     url = f"https://127.0.0.1:{port}"
-                    with httpx.Client(
+                    with httpx2.Client(
                         base_url=url, verify=self.tls, trust_env=False, timeout=SECONDS
                     ) as client:
                         eventually(lambda: process.poll() is not None or is_ready(client))
@@ -179,8 +179,8 @@ class Site:
         return ssl.create_default_context(cafile=self.ca)
 
 
-def is_ready(client: httpx.Client) -> bool:
-    with contextlib.suppress(httpx.TransportError):
+def is_ready(client: httpx2.Client) -> bool:
+    with contextlib.suppress(httpx2.TransportError):
         return client.get("/readyz").status_code == 200
     return False
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -78,11 +78,11 @@ class CellRequests:
     """
 
     world: World
-    client: httpx.Client
+    client: httpx2.Client
     tokens: dict[str, str] = field(default_factory=dict)
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
 
-    def ask(self, cell: Cell) -> httpx.Response:
+    def ask(self, cell: Cell) -> httpx2.Response:
         method, template = cell.operation.split(" ")
         whose = self._whose(cell)
         own = {}

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 from sqlalchemy import Table, func, select
 
 from clustercert.store import tables
@@ -36,7 +36,7 @@ def wanted(path: str) -> dict[str, Any]:
     return dict(CLUSTER) if last[-2] == "clusters" else {}
 
 
-def new_key(client: httpx.Client, world: World, who: str) -> str:
+def new_key(client: httpx2.Client, world: World, who: str) -> str:
     """The id of a new access key of this person."""
     user, headers = world.people[who].user, world.people["operator"].headers
     path, query = f"/clustercert/v1/users/{user.name}/access-keys", {"domain": user.domain.name}
@@ -44,7 +44,7 @@ def new_key(client: httpx.Client, world: World, who: str) -> str:
     return str(made.json()["access_key"])
 
 
-def put_new(client: httpx.Client, world: World, template: str) -> dict[str, str]:
+def put_new(client: httpx2.Client, world: World, template: str) -> dict[str, str]:
     """Create the objects that a template of a path names, and return their names by parameter."""
     headers = world.people["operator"].headers | {"Content-Type": "application/json"}
 
@@ -85,7 +85,7 @@ class Administration:
 
     def send(
         self, method: str, path: str, body: object = None, who: str = "operator", **headers: str
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """Send a request. Underscores in names of headers become hyphens."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         content = b"" if body is None else json.dumps(body).encode()
@@ -97,19 +97,19 @@ class Administration:
             headers={"Content-Type": "application/json", **credential, **named},
         )
 
-    def get(self, path: str, who: str = "operator") -> httpx.Response:
+    def get(self, path: str, who: str = "operator") -> httpx2.Response:
         return self.send("GET", path, who=who)
 
-    def put(self, path: str, body: object = None, who: str = "operator", **headers: str) -> httpx.Response:
+    def put(self, path: str, body: object = None, who: str = "operator", **headers: str) -> httpx2.Response:
         return self.send("PUT", path, {} if body is None else body, who, **headers)
 
-    def post(self, path: str, body: object = None, who: str = "operator") -> httpx.Response:
+    def post(self, path: str, body: object = None, who: str = "operator") -> httpx2.Response:
         return self.send("POST", path, {} if body is None else body, who)
 
-    def delete(self, path: str, who: str = "operator", **headers: str) -> httpx.Response:
+    def delete(self, path: str, who: str = "operator", **headers: str) -> httpx2.Response:
         return self.send("DELETE", path, who=who, **headers)
 
-    def put_at_once(self, path: str, body: object, times: int = 10) -> list[httpx.Response]:
+    def put_at_once(self, path: str, body: object, times: int = 10) -> list[httpx2.Response]:
         """Send equal requests at the same time."""
         with ThreadPoolExecutor(times) as threads:
             return list(threads.map(lambda _: self.put(path, body), range(times)))

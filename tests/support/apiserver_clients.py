@@ -4,7 +4,7 @@ import ssl
 from pathlib import Path
 from typing import Protocol
 
-import httpx
+import httpx2
 
 from support.wait import SECONDS
 
@@ -16,11 +16,11 @@ class Served(Protocol):
     server_ca: Path
 
 
-def client_of(apiserver: Served, folder: Path, identity_pem: bytes | None) -> httpx.Client:
+def client_of(apiserver: Served, folder: Path, identity_pem: bytes | None) -> httpx2.Client:
     """A client with this key and certificate, or with none. Writes the PEM into the folder."""
     context = ssl.create_default_context(cafile=str(apiserver.server_ca))
     if identity_pem is not None:
         path = folder / "identity.pem"
         path.write_bytes(identity_pem)
         context.load_cert_chain(path)
-    return httpx.Client(base_url=apiserver.url, verify=context, trust_env=False, timeout=SECONDS)
+    return httpx2.Client(base_url=apiserver.url, verify=context, trust_env=False, timeout=SECONDS)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import httpx
+import httpx2
 
 from clustercert.merkle.notes import Checkpoint, VerifierKey, verify_checkpoint
 from support.wait import eventually
@@ -16,14 +16,14 @@ def of_project(world: World) -> str:
     return f"/clustercert/v1/projects/{world.project.id}/events"
 
 
-def issue(client: httpx.Client, world: World, who: str = "admin") -> str:
+def issue(client: httpx2.Client, world: World, who: str = "admin") -> str:
     """The fingerprint of a new certificate."""
     response = client.post(world.path(), headers=world.people[who].headers, json={"duration": 1})
     assert response.status_code == 200, response.text
     return str(response.headers["x-clustercert-fingerprint"])
 
 
-def got(client: httpx.Client, world: World, path: str, who: str = "operator", **query: str) -> Any:
+def got(client: httpx2.Client, world: World, path: str, who: str = "operator", **query: str) -> Any:
     response = client.get(path, headers=world.people[who].headers, params=query)
     assert response.status_code == 200, response.text
     assert response.headers["cache-control"] == "no-store"
@@ -31,7 +31,7 @@ def got(client: httpx.Client, world: World, path: str, who: str = "operator", **
 
 
 def sealed(
-    client: httpx.Client, world: World, subject: str, who: str = "operator", **query: str
+    client: httpx2.Client, world: World, subject: str, who: str = "operator", **query: str
 ) -> dict[str, Any]:
     """The event about this subject. Waits until it is sealed."""
     path = EVERYWHERE if who == "operator" else of_project(world)
@@ -40,11 +40,11 @@ def sealed(
     return event
 
 
-def head(client: httpx.Client) -> Checkpoint:
+def head(client: httpx2.Client) -> Checkpoint:
     """The newest checkpoint, verified. Waits for the first one."""
     key = VerifierKey.parse(client.get(f"{LOG}/key").text)
 
-    def begun() -> httpx.Response | None:
+    def begun() -> httpx2.Response | None:
         answer = client.get(f"{LOG}/checkpoint")
         return None if answer.status_code == 503 else answer
 

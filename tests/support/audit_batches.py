@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 from starlette.types import Message, Scope
 
 from clustercert.model import Actor, Origin
@@ -36,11 +36,11 @@ class Sender:
     def path(self) -> str:
         return f"/clustercert/v1/kubernetes/clusters/{self.cluster_id}/audit-events"
 
-    def post(self, raw: bytes) -> httpx.Response:
+    def post(self, raw: bytes) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         return self.service.client.post(f"{self.path}?timeout=30s", content=raw, headers=headers)
 
-    def stream(self, *chunks: bytes | None) -> httpx.Response:
+    def stream(self, *chunks: bytes | None) -> httpx2.Response:
         """Send chunks, and return the response."""
 
         async def body() -> AsyncIterator[bytes | None]:
@@ -49,7 +49,7 @@ class Sender:
 
         return self.stream_all(body(), ends=False)
 
-    def stream_all(self, body: AsyncIterator[bytes | None], *, ends: bool = True) -> httpx.Response:
+    def stream_all(self, body: AsyncIterator[bytes | None], *, ends: bool = True) -> httpx2.Response:
         return self.service.run(_exchange(self, body, ends))
 
     def counted(self, reason: str) -> float:
@@ -71,7 +71,7 @@ class Sender:
         ]
 
 
-async def _exchange(sender: Sender, body: AsyncIterator[bytes | None], ends: bool) -> httpx.Response:
+async def _exchange(sender: Sender, body: AsyncIterator[bytes | None], ends: bool) -> httpx2.Response:
     said: list[Message] = []
 
     async def receive() -> Message:
@@ -102,7 +102,7 @@ async def _exchange(sender: Sender, body: AsyncIterator[bytes | None], ends: boo
     await sender.service.app(scope, receive, send)
     start, *rest = said
     content = b"".join(message.get("body", b"") for message in rest)
-    return httpx.Response(start["status"], headers=start["headers"], content=content)
+    return httpx2.Response(start["status"], headers=start["headers"], content=content)
 
 
 async def webhook_token(own: World) -> str:

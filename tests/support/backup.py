@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from support import world as worlds
 from support.leaf_checks import leaf_of
@@ -126,15 +126,19 @@ class Machine:
         """The state of a certificate, or `unknown` if the ledger lacks it."""
         project, cluster = self.world.project.id, self.world.clusters["plain"].id
         path = f"{self.url}/clustercert/v1/projects/{project}/clusters/{cluster}/certificates/{fingerprint}"
-        answer = httpx.get(path, headers=self.world.people["admin"].headers, timeout=SECONDS, trust_env=False)
+        answer = httpx2.get(
+            path, headers=self.world.people["admin"].headers, timeout=SECONDS, trust_env=False
+        )
         if answer.status_code == 404:
             return "unknown"
         assert answer.status_code == 200, answer.text
         return str(answer.json()["state"])
 
-    def post(self, path: str, body: Mapping[str, object]) -> httpx.Response:
+    def post(self, path: str, body: Mapping[str, object]) -> httpx2.Response:
         headers = self.world.people["admin"].headers
-        answer = httpx.post(f"{self.url}{path}", json=body, headers=headers, timeout=SECONDS, trust_env=False)
+        answer = httpx2.post(
+            f"{self.url}{path}", json=body, headers=headers, timeout=SECONDS, trust_env=False
+        )
         assert answer.status_code == 200, answer.text
         return answer
 

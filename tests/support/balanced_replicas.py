@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from clustercert.pki.certificates import chain_pem
 from clustercert.pki.keys import key_pem, new_key
@@ -44,8 +44,8 @@ class Proxy:
     ports: tuple[int, int]
     context: ssl.SSLContext
 
-    def client(self, port: int, **headers: str) -> httpx.Client:
-        return httpx.Client(
+    def client(self, port: int, **headers: str) -> httpx2.Client:
+        return httpx2.Client(
             base_url=f"https://127.0.0.1:{port}",
             headers=headers,
             verify=self.context,
@@ -110,9 +110,9 @@ class Replicas:
 
     def _answers(self, name: str) -> bool:
         assert self._processes[name].poll() is None
-        with contextlib.suppress(httpx.TransportError):
+        with contextlib.suppress(httpx2.TransportError):
             url = f"http://127.0.0.1:{self.addresses[name]}/readyz"
-            return httpx.get(url, trust_env=False, timeout=SECONDS).status_code == 200
+            return httpx2.get(url, trust_env=False, timeout=SECONDS).status_code == 200
         return False
 
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -77,7 +77,7 @@ class Rotation:
 
     def send(
         self, method: str, tail: str, body: Mapping[str, object] | None = None, who: str = "operator"
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         headers = self.world.people[who].headers
         return self.service.client.request(method, self.path + tail, json=body, headers=headers)
 

@@ -3,7 +3,7 @@
 from http.cookies import SimpleCookie
 from typing import Self
 
-import httpx
+import httpx2
 
 from clustercert.http.console.forms import CSRF_FIELD, csrf_token
 from clustercert.http.console.visits import SESSION_COOKIE
@@ -24,12 +24,12 @@ HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 class Browser:
     """One person's browser. It follows no redirects, and keeps cookies although the address begins with `http`."""
 
-    def __init__(self, client: httpx.Client) -> None:
+    def __init__(self, client: httpx2.Client) -> None:
         self._client = client
         self.cookies: dict[str, str] = {}
 
     @classmethod
-    def logged_in(cls, client: httpx.Client, person: Person) -> Self:
+    def logged_in(cls, client: httpx2.Client, person: Person) -> Self:
         """Return a browser in which a user of the built-in identity service has logged in."""
         browser = cls(client)
         answer = browser.log_in(person)
@@ -45,7 +45,7 @@ class Browser:
         browser.cookies[SESSION_COOKIE] = new.cookie
         return browser
 
-    def log_in(self, person: Person, **fields: str) -> httpx.Response:
+    def log_in(self, person: Person, **fields: str) -> httpx2.Response:
         user = {
             "system": BUILT_IN,
             "user": person.user.name,
@@ -54,25 +54,25 @@ class Browser:
         }
         return self.post("/console/login", None, **(user | fields))
 
-    def get(self, address: str, headers: dict[str, str] | None = None) -> httpx.Response:
+    def get(self, address: str, headers: dict[str, str] | None = None) -> httpx2.Response:
         return self._send(self._client.build_request("GET", address, headers=HTML | (headers or {})))
 
-    def post(self, address: str, headers: dict[str, str] | None = None, **fields: str) -> httpx.Response:
+    def post(self, address: str, headers: dict[str, str] | None = None, **fields: str) -> httpx2.Response:
         """Send a form with the session's token, as a page of the console does."""
         session = self.cookies.get(SESSION_COOKIE)
         token = {CSRF_FIELD: csrf_token(session)} if session else {}
         return self.post_exactly(address, HTML | OWN_PAGE | (headers or {}), token | fields)
 
-    def post_exactly(self, address: str, headers: dict[str, str], fields: dict[str, str]) -> httpx.Response:
+    def post_exactly(self, address: str, headers: dict[str, str], fields: dict[str, str]) -> httpx2.Response:
         """Send a form with these header fields and form fields only."""
         return self._send(self._client.build_request("POST", address, headers=headers, data=fields))
 
-    def follow(self, answer: httpx.Response) -> httpx.Response:
+    def follow(self, answer: httpx2.Response) -> httpx2.Response:
         """Open the page that a form's answer names."""
         assert answer.status_code == 303, answer.text
         return self.get(answer.headers["location"])
 
-    def _send(self, request: httpx.Request) -> httpx.Response:
+    def _send(self, request: httpx2.Request) -> httpx2.Response:
         if self.cookies:
             request.headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         answer = self._client.send(request, follow_redirects=False)

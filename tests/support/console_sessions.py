@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any, cast
 
-import httpx
+import httpx2
 
 from clustercert.authn.oidc.authenticator import OidcAuthenticator
 from clustercert.authn.oidc.issuers import OidcIssuer
@@ -70,7 +70,7 @@ def services_of(service: Service) -> "Services":
     return cast("Services", application.state.services)
 
 
-def ask(service: Service, cookie: str, method: str, path: str, body: object = None) -> httpx.Response:
+def ask(service: Service, cookie: str, method: str, path: str, body: object = None) -> httpx2.Response:
     """Send a request to the application in its own process, with a session as its credential. A refusal raises."""
     scope = scope_of(method, path, [(b"host", b"clustercert.test"), (b"content-type", b"application/json")])
     context = RequestContext(ORIGIN, lambda: None, credential=session_credential(cookie))

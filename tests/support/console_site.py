@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import httpx
+import httpx2
 
 from clustercert.custody.keks import write_new_kek_file
 from clustercert.identity.tokens import ByPassword, ProjectScope
@@ -149,7 +149,7 @@ class ConsoleSite:
     """
 
     folder: Path
-    client: httpx.Client
+    client: httpx2.Client
     mark: Mark
     people: Mapping[str, Person]
     tokens: Mapping[tuple[str, str], str]
@@ -176,7 +176,7 @@ class ConsoleSite:
 
     def send(
         self, who: str, method: str, path: str, body: object = None, token: str | None = None, **query: str
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """Send a request to the API, with the person's token unless there is another one."""
         headers = {"X-Auth-Token": token or self.people[who].token}
         return self.client.request(method, path, json=body, params=query, headers=headers)
@@ -224,7 +224,7 @@ def running(folder: Path) -> Iterator[ConsoleSite]:
     config, accounts = _prepare(folder, _unmarked)
     variables = {"CLUSTERCERT_CONFIG": str(config), "CLUSTERCERT_LOG__FILE": str(folder / "log")}
     with serve_process.listening((), os.environ | variables) as serving:
-        client = httpx.Client(base_url=serving.url, timeout=SECONDS, trust_env=False)
+        client = httpx2.Client(base_url=serving.url, timeout=SECONDS, trust_env=False)
         with client, _filled(ConsoleSite(folder, client, _unmarked, *accounts), MANY) as site:
             yield site
 

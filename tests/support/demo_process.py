@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from support.wait import SECONDS
 
@@ -26,8 +26,8 @@ class Demo:
     data_dir: Path
     said: dict[str, Any]
 
-    def client(self) -> httpx.Client:
-        return httpx.Client(
+    def client(self) -> httpx2.Client:
+        return httpx2.Client(
             base_url=self.said["url"],
             headers={"X-Auth-Token": self.said["token"]},
             timeout=SECONDS,

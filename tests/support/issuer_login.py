@@ -10,7 +10,7 @@ from html import unescape
 from typing import Any, cast
 from urllib.parse import parse_qs, urljoin, urlsplit
 
-import httpx
+import httpx2
 
 from support.real_issuers import CLIENT_ID, RealIssuer
 from support.wait import SECONDS
@@ -33,13 +33,13 @@ class Login:
     client_id: str = CLIENT_ID
     scope: str = "openid profile groups"
     redirect: str = REDIRECT
-    http: httpx.Client = field(init=False)
+    http: httpx2.Client = field(init=False)
 
     def __post_init__(self) -> None:
         tls = ssl.create_default_context(cafile=str(self.issuer.ca_file))
         # No connection stays open, so there is nothing to close.
-        limits = httpx.Limits(max_keepalive_connections=0)
-        self.http = httpx.Client(verify=tls, trust_env=False, timeout=SECONDS, limits=limits)
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        self.http = httpx2.Client(verify=tls, trust_env=False, timeout=SECONDS, limits=limits)
 
     @property
     def discovery(self) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Login:
             "code_challenge": challenge.decode(),
             "code_challenge_method": "S256",
         }
-        address = str(httpx.URL(self.discovery["authorization_endpoint"], params=request))
+        address = str(httpx2.URL(self.discovery["authorization_endpoint"], params=request))
         last = self.follow(address, account)
         query = parse_qs(urlsplit(last.headers["location"]).query)
         assert query["state"] == [state], query
@@ -81,7 +81,7 @@ class Login:
         data = {"client_id": self.client_id} | form
         return self._json(self.http.post(self.discovery["token_endpoint"], data=data))
 
-    def follow(self, address: str, account: str) -> httpx.Response:
+    def follow(self, address: str, account: str) -> httpx2.Response:
         """Fill in all forms, until a page without a form or the redirect to the client."""
         response = self.http.get(address)
         for _ in range(MOST_PAGES):
@@ -95,7 +95,7 @@ class Login:
                 return response
         raise AssertionError(f"no end of pages after {response.url}")
 
-    def _submit(self, page: str, form: "re.Match[str]", account: str) -> httpx.Response:
+    def _submit(self, page: str, form: "re.Match[str]", account: str) -> httpx2.Response:
         action = dict(_ATTRIBUTE.findall(form[1])).get("action", page)
         hidden = [dict(_ATTRIBUTE.findall(tag)) for tag in _INPUT.findall(form[2])]
         fields = {each["name"]: unescape(each["value"]) for each in hidden}
@@ -107,6 +107,6 @@ class Login:
         self.follow(self.discovery["end_session_endpoint"], "")
 
     @staticmethod
-    def _json(response: httpx.Response) -> dict[str, Any]:
+    def _json(response: httpx2.Response) -> dict[str, Any]:
         assert response.status_code == 200, response.text
         return cast("dict[str, Any]", response.json())

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
-import httpx
+import httpx2
 
 from clustercert.identity.directory import Directory
 from clustercert.model import Actor, Domain, Origin, Project, User
@@ -69,7 +69,7 @@ class Keystone:
     alice: User
 
     @property
-    def http(self) -> httpx.Client:
+    def http(self) -> httpx2.Client:
         return self.service.client
 
     @property
@@ -109,7 +109,7 @@ class Keystone:
         query: str = "",
         body: bytes = b"",
         more: dict[str, str] | None = None,
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """Send a request signed like the vendors' Python SDK; `more` are unsigned headers."""
         date = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         headers = ((b"host", BASE_URL.removeprefix("http://").encode()), (b"x-sdk-date", date.encode()))

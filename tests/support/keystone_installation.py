@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from cryptography import x509
 
 from support.certificate_authority import Authority
@@ -173,8 +173,8 @@ class Service:
         self.url = url
         self._log = log
         self.ca = site.folder / "tls-ca.pem"
-        limits = httpx.Limits(max_connections=200)
-        self.http = httpx.Client(
+        limits = httpx2.Limits(max_connections=200)
+        self.http = httpx2.Client(
             base_url=url, verify=self.tls, timeout=SECONDS, limits=limits, trust_env=False
         )
 
@@ -198,7 +198,7 @@ class Service:
         """The status of a request that reads clusters."""
         return self.http.get(self.clusters_path, headers={"X-Auth-Token": token}).status_code
 
-    def issue(self, token: str) -> httpx.Response:
+    def issue(self, token: str) -> httpx2.Response:
         return self.http.post(self.clustercert_path, json={"duration": 1}, headers={"X-Auth-Token": token})
 
     def go_client(self, key: Key, *, scoped: bool = False) -> GoClient:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
@@ -38,7 +38,7 @@ class Site:
     operator: Components
 
     @property
-    def client(self) -> httpx.Client:
+    def client(self) -> httpx2.Client:
         return self.service.client
 
     def user(self, *roles: str, groups: tuple[str, ...] = (), project: str | None = None) -> str:
@@ -49,7 +49,7 @@ class Site:
     def token(self, user_id: str, **changed: object) -> str:
         return self.keystone.add_token(user_id, self.world.project.id, **changed)
 
-    def post(self, token: str, cluster: str = "plain", header: str = "X-Auth-Token") -> httpx.Response:
+    def post(self, token: str, cluster: str = "plain", header: str = "X-Auth-Token") -> httpx2.Response:
         headers = {header: token if header == "X-Auth-Token" else f"Bearer {token}"}
         return self.client.post(self.world.path(cluster), json={"duration": 1}, headers=headers)
 
@@ -83,12 +83,12 @@ def running(folder: Path, **changed: object) -> Iterator[Site]:
             service.run(opened.__aexit__(None, None, None))
 
 
-def names(response: httpx.Response, kind: x509.ObjectIdentifier) -> list[str]:
+def names(response: httpx2.Response, kind: x509.ObjectIdentifier) -> list[str]:
     assert response.status_code == 200, response.text
     pem = base64.b64decode(response.json()["users"][0]["user"]["client-certificate-data"])
     found = x509.load_pem_x509_certificate(pem).subject.get_attributes_for_oid(kind)
     return [str(each.value) for each in found if not str(each.value).startswith("clustercert:credential:")]
 
 
-def groups(response: httpx.Response) -> list[str]:
+def groups(response: httpx2.Response) -> list[str]:
     return sorted(names(response, NameOID.ORGANIZATION_NAME))

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import httpx
+import httpx2
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -160,9 +160,10 @@ class KubeApiServer:
     def _is_ready(self, context: ssl.SSLContext) -> bool:
         try:
             return (
-                httpx.get(f"{self.url}/readyz", verify=context, trust_env=False).status_code == httpx.codes.OK
+                httpx2.get(f"{self.url}/readyz", verify=context, trust_env=False).status_code
+                == httpx2.codes.OK
             )
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             return False
 
     def _start(self, name: str, flags: Mapping[str, object]) -> subprocess.Popen[bytes]:

@@ -3,11 +3,11 @@
 import ssl
 from pathlib import Path
 
-import httpx
+import httpx2
 
 SECONDS = 300
 
 
-def new_browser(ca_file: Path) -> httpx.Client:
+def new_browser(ca_file: Path) -> httpx2.Client:
     tls = ssl.create_default_context(cafile=str(ca_file))
-    return httpx.Client(verify=tls, trust_env=False, timeout=SECONDS, follow_redirects=True)
+    return httpx2.Client(verify=tls, trust_env=False, timeout=SECONDS, follow_redirects=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote_plus, urlencode, urlsplit
 
-import httpx
+import httpx2
 
 from clustercert.client.oidc.issuer import LoginIssuer
 from clustercert.model.login_client import LoginClient
@@ -105,7 +105,7 @@ class OAuthIssuer(IssuerServer):
     def redirect_of(self, address: str) -> str:
         """Open an address of the issuer like a browser. Returns the address to which the issuer redirects."""
         tls = ssl.create_default_context(cafile=str(self.ca_file))
-        response = httpx.get(address, verify=tls, trust_env=False, timeout=SECONDS)
+        response = httpx2.get(address, verify=tls, trust_env=False, timeout=SECONDS)
         assert response.status_code == 303, response.text
         return str(response.headers["location"])
 

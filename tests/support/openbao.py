@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from cryptography import x509
 
 from clustercert.issuance.signers.transit import access_policy
@@ -133,12 +133,12 @@ class RealOpenBao:
     def _answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, (self.folder / "log").read_text()
-        with contextlib.suppress(httpx.TransportError):
+        with contextlib.suppress(httpx2.TransportError):
             return self._send("GET", "sys/seal-status", None, None).status_code == 200
         return False
 
-    def _send(self, method: str, path: str, body: object, token: str | None) -> httpx.Response:
-        return httpx.request(
+    def _send(self, method: str, path: str, body: object, token: str | None) -> httpx2.Response:
+        return httpx2.request(
             method,
             f"{self.url}/v1/{path}",
             headers={"X-Vault-Token": token if token is not None else self.root_token},

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import httpx
+import httpx2
 
 from support.installed_demo import Demo, Tenant, operator
 from support.wait import SECONDS, eventually
@@ -25,10 +25,10 @@ class RegisteredCluster:
     tenant: Tenant
     ca_bundle_pem: bytes
 
-    def issue(self, accept: str = "application/json") -> httpx.Response:
+    def issue(self, accept: str = "application/json") -> httpx2.Response:
         """POST clustercert. Retries while a newly registered cluster is not found."""
 
-        def found() -> httpx.Response | None:
+        def found() -> httpx2.Response | None:
             answer = self.post(self.tenant.clustercert_path, {"duration": 1}, accept)
             return None if answer.status_code == 404 else answer
 
@@ -41,9 +41,9 @@ class RegisteredCluster:
         document: dict[str, Any] = self.issue().json()
         return document
 
-    def post(self, path: str, body: object, accept: str = "application/json") -> httpx.Response:
+    def post(self, path: str, body: object, accept: str = "application/json") -> httpx2.Response:
         """POST as the tenant's user. The caller checks the response."""
-        return httpx.post(
+        return httpx2.post(
             self.tenant.url + path,
             json=body,
             headers={"X-Auth-Token": self.tenant.token, "Accept": accept},
@@ -53,7 +53,7 @@ class RegisteredCluster:
 
     def get(self, path: str) -> Any:
         """GET as the tenant's user. Returns the JSON."""
-        answer = httpx.get(
+        answer = httpx2.get(
             self.tenant.url + path,
             headers={"X-Auth-Token": self.tenant.token},
             verify=self.tenant.verify,

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import httpx
+import httpx2
 
 from support.demo_process import COMMAND
 from support.wait import SECONDS
@@ -20,8 +20,8 @@ class Replica:
     process: "subprocess.Popen[str]"
     url: str
 
-    def client(self, token: str) -> httpx.Client:
-        return httpx.Client(
+    def client(self, token: str) -> httpx2.Client:
+        return httpx2.Client(
             base_url=self.url, headers={"X-Auth-Token": token}, timeout=SECONDS, trust_env=False
         )
 
@@ -62,11 +62,11 @@ def listening(process: "subprocess.Popen[str]") -> Iterator[Replica]:
     raise AssertionError("it ended before it listened")
 
 
-def issue(client: httpx.Client, world: World) -> httpx.Response:
+def issue(client: httpx2.Client, world: World) -> httpx2.Response:
     return client.post(world.path(), json={"duration": 1})
 
 
-def assert_not_now(answer: httpx.Response) -> None:
+def assert_not_now(answer: httpx2.Response) -> None:
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) >= 1
     assert answer.json()["errorCode"] == "CCE.01503001"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 
 from support.world import World
 
@@ -67,7 +67,7 @@ class RequestClient:
     """Sends requests of the people in a world, by their name."""
 
     world: World
-    client: httpx.Client
+    client: httpx2.Client
 
     def create(
         self,
@@ -76,7 +76,7 @@ class RequestClient:
         cluster: str = "plain",
         duration: int = 3600,
         **others: object,
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         body = {
             "cluster_id": self.world.clusters[cluster].id,
             "groups": groups or ["editors"],
@@ -96,7 +96,7 @@ class RequestClient:
         self.issue(who, request_id).raise_for_status()
         return request_id
 
-    def step(self, who: str, request_id: str, step: str, **body: object) -> httpx.Response:
+    def step(self, who: str, request_id: str, step: str, **body: object) -> httpx2.Response:
         return self.post(who, f"{REQUESTS}/{request_id}/{step}", REASON | body)
 
     def done(self, who: str, request_id: str, step: str, **body: object) -> Any:
@@ -120,7 +120,7 @@ class RequestClient:
 
     def issue(
         self, who: str, request_id: str | None, cluster: str = "plain", **body: object
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         sent = {"duration": -1} | body
         if request_id is not None:
             sent["access_request"] = request_id
@@ -131,8 +131,8 @@ class RequestClient:
         for request_id in self.listed("operator", state="open", **filters):
             self.done("operator", request_id, "end")
 
-    def get(self, who: str, path: str, **query: str) -> httpx.Response:
+    def get(self, who: str, path: str, **query: str) -> httpx2.Response:
         return self.client.get(path, headers=self.world.people[who].headers, params=query)
 
-    def post(self, who: str, path: str, body: object) -> httpx.Response:
+    def post(self, who: str, path: str, body: object) -> httpx2.Response:
         return self.client.post(path, headers=self.world.people[who].headers, json=body)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 from cryptography import x509
 
 from clustercert.model import PrivateKey
@@ -24,7 +24,7 @@ class RevocationClient:
     """A client of a service in which tests revoke their own certificates."""
 
     world: World
-    client: httpx.Client
+    client: httpx2.Client
 
     def own(self, tail: str, cluster: str = "plain") -> str:
         known = self.world.clusters[cluster]
@@ -41,11 +41,11 @@ class RevocationClient:
         assert answer.status_code == 200, answer.text
         return leaf_of(answer.json())
 
-    def post(self, who: str, path: str, body: object = None) -> httpx.Response:
+    def post(self, who: str, path: str, body: object = None) -> httpx2.Response:
         headers = self.world.people[who].headers
         return self.client.post(path, json=body, headers=headers)
 
-    def clustercertrevoke(self, who: str, whose: str, cluster: str = "plain") -> httpx.Response:
+    def clustercertrevoke(self, who: str, whose: str, cluster: str = "plain") -> httpx2.Response:
         path = self.world.path(cluster, "/clustercertrevoke")
         return self.post(who, path, {"userId": self.user(whose)})
 

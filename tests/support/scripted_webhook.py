@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-import httpx
+import httpx2
 import yaml
 from cryptography import x509
 
@@ -121,7 +121,7 @@ def configuration(folder: Path, webhook: ScriptedWebhook, *conditions: str, **ch
     return path
 
 
-def namespaces(client: httpx.Client) -> httpx.Response:
+def namespaces(client: httpx2.Client) -> httpx2.Response:
     return client.get("/api/v1/namespaces")
 
 

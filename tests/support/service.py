@@ -1,4 +1,4 @@
-"""The whole application in a thread of this process, with an httpx client."""
+"""The whole application in a thread of this process, with an httpx2 client."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 from starlette.types import ASGIApp, Message, Scope
 
 from clustercert.server.application import create_app
@@ -28,8 +28,9 @@ class Service:
         self.settings = settings
         self.app: ASGIApp = create_app(settings, reloader=reloader)
         self._loop = asyncio.new_event_loop()
-        self.client = httpx.Client(
-            transport=_InLoop(self, httpx.ASGITransport(self.app, client=(address, 50000))), base_url=BASE_URL
+        self.client = httpx2.Client(
+            transport=_InLoop(self, httpx2.ASGITransport(self.app, client=(address, 50000))),
+            base_url=BASE_URL,
         )
 
     @contextlib.contextmanager
@@ -59,28 +60,28 @@ class Service:
         headers: Sequence[tuple[bytes, bytes]],
         body: Sequence[bytes] = (b"",),
         query: str = "",
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """Send a request with exactly these headers and body parts."""
         return self.run(exchange(self.app, scope_of(method, path, headers, query), list(body)))
 
 
-class _InLoop(httpx.BaseTransport):
+class _InLoop(httpx2.BaseTransport):
     """Carries a synchronous client's requests into the application's loop."""
 
-    def __init__(self, service: Service, inner: httpx.ASGITransport) -> None:
+    def __init__(self, service: Service, inner: httpx2.ASGITransport) -> None:
         self._service = service
         self._inner = inner
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         content = request.read()
-        same = httpx.Request(request.method, request.url, headers=request.headers.raw, content=content)
+        same = httpx2.Request(request.method, request.url, headers=request.headers.raw, content=content)
         return self._service.run(self._answer(same))
 
-    async def _answer(self, request: httpx.Request) -> httpx.Response:
+    async def _answer(self, request: httpx2.Request) -> httpx2.Response:
         response = await self._inner.handle_async_request(request)
         # As a stream, since what is read here is not timed by the client.
-        stream = httpx.ByteStream(await response.aread())
-        return httpx.Response(response.status_code, headers=response.headers.raw, stream=stream)
+        stream = httpx2.ByteStream(await response.aread())
+        return httpx2.Response(response.status_code, headers=response.headers.raw, stream=stream)
 
 
 @contextlib.asynccontextmanager
@@ -117,7 +118,7 @@ def scope_of(method: str, path: str, headers: Sequence[tuple[bytes, bytes]], que
     }
 
 
-async def exchange(app: ASGIApp, scope: Scope, parts: list[bytes]) -> httpx.Response:
+async def exchange(app: ASGIApp, scope: Scope, parts: list[bytes]) -> httpx2.Response:
     """Hand a request to the application, its body in parts. Returns the answer."""
     said: list[Message] = []
 
@@ -132,4 +133,4 @@ async def exchange(app: ASGIApp, scope: Scope, parts: list[bytes]) -> httpx.Resp
     await app(scope, receive, send)
     start, *bodies = said
     content = b"".join(message.get("body", b"") for message in bodies)
-    return httpx.Response(start["status"], headers=start["headers"], content=content)
+    return httpx2.Response(start["status"], headers=start["headers"], content=content)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.authn.oidc.logout_tokens import LOGOUT_EVENT
@@ -41,7 +41,7 @@ class Login:
     issuer: OAuthIssuer
     result: "Future[Tokens]"
     start_url: str
-    browser: httpx.Client = field(init=False)
+    browser: httpx2.Client = field(init=False)
 
     def __post_init__(self) -> None:
         self.browser = new_browser(self.issuer.ca_file)
@@ -50,10 +50,10 @@ class Login:
     def redirect_uri(self) -> str:
         return self.issuer.logins[-1]["redirect_uri"]
 
-    def open(self) -> httpx.Response:
+    def open(self) -> httpx2.Response:
         return self.browser.get(self.start_url)
 
-    def authorize(self) -> httpx.Response:
+    def authorize(self) -> httpx2.Response:
         """Open the start page, and stop at the redirect back to the client."""
         first = self.browser.get(self.start_url, follow_redirects=False)
         return self.browser.get(first.headers["location"], follow_redirects=False)
@@ -133,7 +133,7 @@ def test_an_answer_with_another_state_is_not_used(
     begin: Begin, issuer: OAuthIssuer, state: str | None
 ) -> None:
     login = begin()
-    back = httpx.URL(login.authorize().headers["location"])
+    back = httpx2.URL(login.authorize().headers["location"])
     forged = back.copy_remove_param("state") if state is None else back.copy_set_param("state", state)
     assert login.browser.get(forged).status_code == 400
     assert issuer.count("authorization_code") == 0

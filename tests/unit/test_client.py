@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from clustercert.cli.lookup import reachable_clusters
@@ -51,15 +51,15 @@ TOKEN_BODY = {
 class Service:
     """A fake service that records requests and returns a fixed answer. It is the transport of its client."""
 
-    def __init__(self, answer: Callable[[httpx.Request], httpx.Response] | httpx.Response) -> None:
-        self.requests: list[httpx.Request] = []
+    def __init__(self, answer: Callable[[httpx2.Request], httpx2.Response] | httpx2.Response) -> None:
+        self.requests: list[httpx2.Request] = []
         self._answer = answer
 
     def send(self, request: HttpRequest) -> Reply:
-        url = httpx.URL(URL).copy_with(raw_path=request.target.encode())
-        received = httpx.Request(request.method, url, headers=request.headers, content=request.content)
+        url = httpx2.URL(URL).copy_with(raw_path=request.target.encode())
+        received = httpx2.Request(request.method, url, headers=request.headers, content=request.content)
         self.requests.append(received)
-        answer = self._answer if isinstance(self._answer, httpx.Response) else self._answer(received)
+        answer = self._answer if isinstance(self._answer, httpx2.Response) else self._answer(received)
         headers = http.client.HTTPMessage()
         for name, value in answer.headers.items():
             headers[name] = value
@@ -80,7 +80,7 @@ class Service:
 
 
 def test_a_login_by_password_returns_a_token_with_its_scope() -> None:
-    service = Service(httpx.Response(201, json=TOKEN_BODY, headers={"X-Subject-Token": "t0ken"}))
+    service = Service(httpx2.Response(201, json=TOKEN_BODY, headers={"X-Subject-Token": "t0ken"}))
     with service.client() as client:
         session = client.log_in(
             PasswordLogin("alice", "Default", "pässword", project="eu-de", project_domain="other")
@@ -110,7 +110,7 @@ def test_a_login_by_password_returns_a_token_with_its_scope() -> None:
     ],
 )
 def test_a_user_is_named_by_id_and_a_scope_is_optional(login: PasswordLogin, scope: object) -> None:
-    service = Service(httpx.Response(201, json=TOKEN_BODY, headers={"X-Subject-Token": "t0ken"}))
+    service = Service(httpx2.Response(201, json=TOKEN_BODY, headers={"X-Subject-Token": "t0ken"}))
     with service.client() as client:
         client.log_in(login)
     assert service.sent()["auth"]["identity"]["password"]["user"] == {"id": "u" * 32, "password": "p"}
@@ -119,13 +119,13 @@ def test_a_user_is_named_by_id_and_a_scope_is_optional(login: PasswordLogin, sco
 
 
 def test_a_token_is_read_rescoped_and_revoked() -> None:
-    service = Service(httpx.Response(200, json=TOKEN_BODY, headers={"X-Subject-Token": "new"}))
+    service = Service(httpx2.Response(200, json=TOKEN_BODY, headers={"X-Subject-Token": "new"}))
     with service.client() as client:
         assert client.session("t0ken").user.id == "u" * 32
         assert service.requests[-1].headers["X-Subject-Token"] == "t0ken"
         assert client.rescope("t0ken", PROJECT).token == "new"
         assert service.sent()["auth"]["identity"] == {"methods": ["token"], "token": {"id": "t0ken"}}
-    gone = Service(httpx.Response(204))
+    gone = Service(httpx2.Response(204))
     with gone.client() as client:
         client.revoke("t0ken")
     assert (gone.requests[0].method, gone.requests[0].headers["X-Auth-Token"]) == ("DELETE", "t0ken")
@@ -144,33 +144,33 @@ CALLER = {
 
 def test_projects_are_listed() -> None:
     project = {"id": PROJECT, "name": "eu-de", "domain": "acme", "domain_id": DOMAIN, "roles": ["member"]}
-    with Service(httpx.Response(200, json=CALLER | {"projects": [project]})).client() as client:
+    with Service(httpx2.Response(200, json=CALLER | {"projects": [project]})).client() as client:
         assert client.projects() == (ProjectRef(PROJECT, "eu-de", "acme", DOMAIN, ("member",)),)
 
 
 @pytest.mark.parametrize("status", [404, 405])
 def test_another_cce_service_is_refused(status: int) -> None:
-    service = Service(httpx.Response(status, json={"error_code": "APIGW.0101", "error_msg": "No."}))
+    service = Service(httpx2.Response(status, json={"error_code": "APIGW.0101", "error_msg": "No."}))
     with service.client() as client, pytest.raises(ClientError, match=f"{URL} is not a clustercert service"):
         client.projects()
-    with Service(httpx.Response(503, json={"error_msg": "No."})).client() as client, pytest.raises(ApiError):
+    with Service(httpx2.Response(503, json={"error_msg": "No."})).client() as client, pytest.raises(ApiError):
         client.projects()
 
 
 def test_the_caller_is_named_by_the_service() -> None:
-    service = Service(httpx.Response(200, json=CALLER))
+    service = Service(httpx2.Response(200, json=CALLER))
     recommended: list[str] = []
     with service.client() as client:
         client.recommend = recommended.append
         assert client.caller() == CurrentUser("1", "alice", "Default", "built-in", ("operator",))
     assert service.requests[0].url.path == "/clustercert/v1/caller"
     assert recommended == ["0.2.0"]
-    with Service(httpx.Response(503, json={"error_msg": "No."})).client() as client, pytest.raises(ApiError):
+    with Service(httpx2.Response(503, json={"error_msg": "No."})).client() as client, pytest.raises(ApiError):
         client.caller()
 
 
 def test_a_kubeconfig_is_requested_with_the_contracts_fields() -> None:
-    service = Service(httpx.Response(200, json={"kind": "Config"}))
+    service = Service(httpx2.Response(200, json={"kind": "Config"}))
     with service.client(TokenAuth("t0ken")) as client:
         assert client.issue(PROJECT, CLUSTER, IssueOptions(expire_at=NOW, csr="CSR", reason="r")).body == {
             "kind": "Config"
@@ -184,7 +184,7 @@ def test_a_kubeconfig_is_requested_with_the_contracts_fields() -> None:
 
 
 def test_ids_are_escaped_in_paths() -> None:
-    service = Service(httpx.Response(200, json={}))
+    service = Service(httpx2.Response(200, json={}))
     with service.client() as client:
         client.issue("../../v3", "a/b?c", IssueOptions(duration=1))
     path = b"/api/v3/projects/..%2F..%2Fv3/clusters/a%2Fb%3Fc/clustercert"
@@ -192,7 +192,7 @@ def test_ids_are_escaped_in_paths() -> None:
 
 
 def test_a_signed_request_verifies() -> None:
-    service = Service(httpx.Response(200, json={"kind": "Config", "not_after": "2026-01-16T10:30:00Z"}))
+    service = Service(httpx2.Response(200, json={"kind": "Config", "not_after": "2026-01-16T10:30:00Z"}))
     with service.client(AccessKeyAuth("AKEXAMPLE", "s3cret", lambda: NOW)) as client:
         client.issue(PROJECT, CLUSTER, IssueOptions(duration=1))
         client.exchange("POST", "/api/v3/projects?dryRun=All", body={"duration": -1})
@@ -221,7 +221,7 @@ def test_a_signed_request_verifies() -> None:
     ],
 )
 def test_an_api_error_has_the_services_message(answer: object, said: str) -> None:
-    response = httpx.Response(403, json=answer, headers={"X-Request-Id": "def"})
+    response = httpx2.Response(403, json=answer, headers={"X-Request-Id": "def"})
     with Service(response).client() as client, pytest.raises(ApiError) as refusal:
         client.projects()
     assert (refusal.value.message, refusal.value.http_status) == (said, 403)
@@ -230,7 +230,7 @@ def test_an_api_error_has_the_services_message(answer: object, said: str) -> Non
 @pytest.mark.parametrize("content", [b"<html>Bad gateway</html>", b"[]", b"", b"\xff", b"[" * 100_000])
 def test_an_error_without_a_json_body_has_its_status(content: bytes) -> None:
     with (
-        Service(httpx.Response(502, content=content)).client() as client,
+        Service(httpx2.Response(502, content=content)).client() as client,
         pytest.raises(ApiError, match="status 502"),
     ):
         client.projects()
@@ -251,7 +251,7 @@ def test_an_error_without_a_json_body_has_its_status(content: bytes) -> None:
 )
 def test_an_answer_of_another_format_is_refused(content: bytes) -> None:
     with (
-        Service(httpx.Response(200, content=content)).client() as client,
+        Service(httpx2.Response(200, content=content)).client() as client,
         pytest.raises(ClientError, match="not in this service's format"),
     ):
         client.projects()
@@ -263,7 +263,7 @@ def test_a_too_large_answer_is_refused() -> None:
             yield bytes(1024 * 1024)
 
     with (
-        Service(lambda _: httpx.Response(200, content=endless())).client() as client,
+        Service(lambda _: httpx2.Response(200, content=endless())).client() as client,
         pytest.raises(ClientError, match=f"{MAX_RESPONSE_BYTES // 1024**2} MiB"),
     ):
         client.projects()
@@ -271,7 +271,7 @@ def test_a_too_large_answer_is_refused() -> None:
 
 @pytest.mark.parametrize(("cursors", "pages"), [(itertools.repeat("x"), 2), (itertools.cycle("abc"), 4)])
 def test_a_list_whose_cursor_repeats_is_refused(cursors: Iterator[str], pages: int) -> None:
-    service = Service(lambda _: httpx.Response(200, json={"clusters": [], "next": next(cursors)}))
+    service = Service(lambda _: httpx2.Response(200, json={"clusters": [], "next": next(cursors)}))
     with service.client() as client, pytest.raises(ClientError, match=f"stopped after page {pages}\\."):
         list(client.list_all("/clusters", "clusters"))
 
@@ -279,7 +279,7 @@ def test_a_list_whose_cursor_repeats_is_refused(cursors: Iterator[str], pages: i
 def test_a_list_of_too_many_pages_is_refused() -> None:
     numbers = itertools.count()
     with (
-        Service(httpx.Response(200, json={})).client() as client,
+        Service(httpx2.Response(200, json={})).client() as client,
         pytest.raises(ClientError, match="stopped after page 100"),
     ):
         list(client.follow(lambda _: {"next": next(numbers)}, 100))
@@ -287,13 +287,13 @@ def test_a_list_of_too_many_pages_is_refused() -> None:
 
 
 def test_a_huge_cursor_is_not_sent() -> None:
-    service = Service(lambda _: httpx.Response(200, json={"clusters": [], "next": "x" * 100_000}))
+    service = Service(lambda _: httpx2.Response(200, json={"clusters": [], "next": "x" * 100_000}))
     with service.client() as client, pytest.raises(ClientError, match="stopped after page 1"):
         list(client.list_all("/clusters", "clusters"))
 
 
 def test_a_clock_difference_is_reported() -> None:
-    refusal = httpx.Response(401, json={}, headers={"Date": "Thu, 15 Jan 2026 11:00:00 GMT"})
+    refusal = httpx2.Response(401, json={}, headers={"Date": "Thu, 15 Jan 2026 11:00:00 GMT"})
     with (
         Service(refusal).client(AccessKeyAuth("AK", "SK", lambda: NOW)) as client,
         pytest.raises(ApiError, match=r"30 min behind the service's\. Correct"),
@@ -303,7 +303,7 @@ def test_a_clock_difference_is_reported() -> None:
 
 @pytest.mark.parametrize("date", ["Thu, 15 Jan 2026 10:31:00 GMT", "", "today"])
 def test_no_clock_difference_is_not_reported(date: str) -> None:
-    refusal = httpx.Response(401, json={}, headers={"Date": date})
+    refusal = httpx2.Response(401, json={}, headers={"Date": date})
     with (
         Service(refusal).client(AccessKeyAuth("AK", "SK", lambda: NOW)) as client,
         pytest.raises(ApiError) as refused,
@@ -325,7 +325,7 @@ def test_no_clock_difference_is_not_reported(date: str) -> None:
     ],
 )
 def test_network_errors_become_client_errors(failure: Exception, said: str) -> None:
-    def fail(_: httpx.Request) -> httpx.Response:
+    def fail(_: httpx2.Request) -> httpx2.Response:
         raise failure
 
     with Service(fail).client() as client, pytest.raises(Unreachable, match=said):
@@ -344,7 +344,7 @@ def test_a_header_that_cannot_be_sent_is_not_shown() -> None:
 def test_requests_are_traced_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr(ServiceClient, "trace", lines.append)
-    service = Service(httpx.Response(201, json=TOKEN_BODY, headers={"X-Subject-Token": "t0ken"}))
+    service = Service(httpx2.Response(201, json=TOKEN_BODY, headers={"X-Subject-Token": "t0ken"}))
     with service.client(TokenAuth("t0ken")) as client:
         client.log_in(PasswordLogin("alice", "Default", "pässword"))
     (line,) = lines
@@ -358,7 +358,7 @@ def test_requests_are_traced_without_secrets(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_an_id_that_is_not_safe_in_a_file_name_is_refused(hostile: object) -> None:
     projects = Service(
-        httpx.Response(
+        httpx2.Response(
             200,
             json=CALLER
             | {
@@ -369,12 +369,12 @@ def test_an_id_that_is_not_safe_in_a_file_name_is_refused(hostile: object) -> No
         )
     )
     cluster = {"id": hostile, "name": "prod", "project_id": PROJECT}
-    clusters = Service(httpx.Response(200, json={"clusters": [cluster], "next": None}))
+    clusters = Service(httpx2.Response(200, json={"clusters": [cluster], "next": None}))
     scope = {
         "token": TOKEN_BODY["token"]
         | {"project": {"id": hostile, "name": "eu-de", "domain": {"name": "acme"}}}
     }
-    session = Service(httpx.Response(200, json=scope))
+    session = Service(httpx2.Response(200, json=scope))
 
     for read in (
         projects.client().projects,

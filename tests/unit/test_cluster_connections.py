@@ -187,10 +187,10 @@ async def test_what_is_retired_is_closed_by_the_last_who_uses_it(scene: Scene) -
     working = asyncio.create_task(scene.connections.call(scene.known, slow))
     await inside.wait()
     await scene.connections.close()
-    assert not used[0]._http.is_closed
+    assert not used[0]._http._http.is_closed
     go_on.set()
     await working
-    assert used[0]._http.is_closed
+    assert used[0]._http._http.is_closed
 
 
 async def test_only_so_many_stay_open(scene: Scene) -> None:
@@ -201,17 +201,17 @@ async def test_only_so_many_stay_open(scene: Scene) -> None:
 
     for number in range(MAX_OPEN + 2):
         await scene.connections.call(replace(scene.known, id=f"{number:036x}"), look)
-    assert [api._http.is_closed for api in opened] == [True, True] + MAX_OPEN * [False]
+    assert [api._http._http.is_closed for api in opened] == [True, True] + MAX_OPEN * [False]
     assert len(scene.connections._locks) == MAX_OPEN
     await scene.connections.close()
-    assert all(api._http.is_closed for api in opened)
+    assert all(api._http._http.is_closed for api in opened)
 
 
 async def test_a_dropped_connection_stays_open_for_its_users(scene: Scene) -> None:
     closed: list[bool] = []
 
     async def look(api: KubeApi) -> None:
-        closed.append(api._http.is_closed)
+        closed.append(api._http._http.is_closed)
 
     def known(number: int) -> Cluster:
         return replace(scene.known, id=f"{number:036x}")

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from support.apiserver.attributes import Attributes
 from support.apiserver.authorization import Verdict
@@ -126,7 +126,7 @@ class AuditWebhook:
         body = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": batch}
         try:
             answer = self._caller.post(json.dumps(body, separators=(",", ":")).encode())
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             self.refused.append(repr(error))
             return
         if not answer.is_success:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import yaml
 
 
@@ -36,12 +36,12 @@ class KubeconfigCaller:
             token = (path.parent / user["tokenFile"]).read_text().strip()
         if token is not None and self.url.startswith("https:"):
             headers["Authorization"] = f"Bearer {token}"
-        self._http = httpx.Client(
+        self._http = httpx2.Client(
             headers=headers, verify=_context(cluster, user, path.parent), timeout=timeout_s, trust_env=False
         )
 
-    def post(self, body: bytes) -> httpx.Response:
-        """Raises httpx.HTTPError."""
+    def post(self, body: bytes) -> httpx2.Response:
+        """Raises httpx2.HTTPError."""
         return self._http.post(self.url, params={"timeout": f"{self._timeout_s:g}s"}, content=body)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-import httpx
+import httpx2
 
 from support.apiserver.attributes import Attributes
 from support.apiserver.authorization import Decision, Verdict, WebhookSettings
@@ -99,7 +99,9 @@ class Webhook:
         try:
             status = self._asked(spec)
         except WebhookFailed as failure:
-            self.results["timeout" if isinstance(failure.__cause__, httpx.TimeoutException) else "error"] += 1
+            self.results[
+                "timeout" if isinstance(failure.__cause__, httpx2.TimeoutException) else "error"
+            ] += 1
             raise
         self.results["success"] += 1
         settings = self._settings
@@ -115,9 +117,9 @@ class Webhook:
             self.calls += 1
             try:
                 answer = self._caller.post(body)
-            except httpx.HTTPError as error:
+            except httpx2.HTTPError as error:
                 raise WebhookFailed(f'Post "{self._caller.url}": {error!r}') from error
-            if answer.status_code != httpx.codes.INTERNAL_SERVER_ERROR or call == CALLS_OF_A_500:
+            if answer.status_code != httpx2.codes.INTERNAL_SERVER_ERROR or call == CALLS_OF_A_500:
                 return _status_of(answer, self._settings.version)
             time.sleep(pause_s)
             pause_s *= PAUSE_GROWS_BY
@@ -144,7 +146,7 @@ def review_body(spec: Mapping[str, object], release: Release, version: str = "v1
     return json.dumps(review, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _status_of(answer: httpx.Response, version: str) -> Mapping[str, Any]:
+def _status_of(answer: httpx2.Response, version: str) -> Mapping[str, Any]:
     if not answer.is_success:
         raise WebhookFailed(f"the webhook answered {answer.status_code}: {answer.text[:200]}")
     try:

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from clustercert.model import Actor, Origin
 from clustercert.wiring import open_components
@@ -59,7 +59,7 @@ def send_requests(service: Service, world: World) -> list[str]:
     return secrets
 
 
-def _login(client: httpx.Client, world: World, password: object) -> httpx.Response:
+def _login(client: httpx2.Client, world: World, password: object) -> httpx2.Response:
     user = {"id": world.people["admin"].user.id, "password": password}
     body = {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}}}
     return client.post("/v3/auth/tokens", json=body)

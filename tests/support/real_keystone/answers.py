@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from support.real_keystone import RealKeystone, running
 from support.real_keystone.people import SYSTEM, Administrator, Person, in_project
@@ -44,20 +44,20 @@ class Asking:
         self.admin.grant("reader", f"users/{self.reader.id}", "system")
         self.token = self.admin.log_in(self.reader.identity, SYSTEM)
 
-    def get(self, path: str, token: str | None = None, **headers: str) -> httpx.Response:
+    def get(self, path: str, token: str | None = None, **headers: str) -> httpx2.Response:
         """An answer to the service user, or to somebody else's token."""
         return self.admin.http.get(path, headers={"X-Auth-Token": token or self.token, **headers})
 
-    def log_in(self, who: Person, scope: object, **password: str) -> httpx.Response:
+    def log_in(self, who: Person, scope: object, **password: str) -> httpx2.Response:
         identity = who.identity
         identity["password"]["user"] |= password
         body = {"auth": {"identity": identity, "scope": scope}}
         return self.admin.http.post("auth/tokens?nocatalog", json=body)
 
-    def validate(self, token: str, service_token: str | None = None) -> httpx.Response:
+    def validate(self, token: str, service_token: str | None = None) -> httpx2.Response:
         return self.get("auth/tokens?nocatalog", service_token, **{"X-Subject-Token": token})
 
-    def answers(self) -> Iterator[tuple[str, httpx.Response]]:
+    def answers(self) -> Iterator[tuple[str, httpx2.Response]]:
         """All of them, with their names."""
         yield from self._log_ins()
         yield from self._tokens()
@@ -65,13 +65,13 @@ class Asking:
         yield from self._people()
         yield from self._people_no_more()
 
-    def _log_ins(self) -> Iterator[tuple[str, httpx.Response]]:
+    def _log_ins(self) -> Iterator[tuple[str, httpx2.Response]]:
         here = in_project(self.project)
         yield "login_project", self.log_in(self.alice, here)
         yield "login_wrong_password", self.log_in(self.alice, here, password="wrong")
         yield "login_wrong_project", self.log_in(self.alice, in_project(self.other_project))
 
-    def _tokens(self) -> Iterator[tuple[str, httpx.Response]]:
+    def _tokens(self) -> Iterator[tuple[str, httpx2.Response]]:
         log_in, alice, here = self.admin.log_in, self.alice.identity, in_project(self.project)
         project = log_in(alice, here)
         trust = self.admin.new_trust(self.alice, self.bob, self.project, "member")
@@ -91,7 +91,7 @@ class Asking:
         powerless = log_in(self.bob.identity, "unscoped")
         yield "token_service_without_rights", self.validate(project, powerless)
 
-    def _credentials(self) -> Iterator[tuple[str, httpx.Response]]:
+    def _credentials(self) -> Iterator[tuple[str, httpx2.Response]]:
         key = self.admin.new_key(self.alice, self.project)
         yield "credential_ec2", self.get(f"credentials/{key.id}")
         for name in ("trust_id", "app_cred_id", "access_token_id"):
@@ -103,7 +103,7 @@ class Asking:
         delegated = self.admin.log_in(self.admin.new_application_credential(self.alice, self.project))
         yield "credential_by_delegated_token", self.get(f"credentials/{key.id}", delegated)
 
-    def _people(self) -> Iterator[tuple[str, httpx.Response]]:
+    def _people(self) -> Iterator[tuple[str, httpx2.Response]]:
         yield "user", self.get(f"users/{self.alice.id}")
         yield "user_missing", self.get(f"users/{MISSING}")
         yield (
@@ -117,7 +117,7 @@ class Asking:
         yield "role_assignments_none", self._roles(self.other_project)
         yield "role_assignments_missing_user", self._roles(self.project, MISSING)
 
-    def _people_no_more(self) -> Iterator[tuple[str, httpx.Response]]:
+    def _people_no_more(self) -> Iterator[tuple[str, httpx2.Response]]:
         revoked, disabled = (self.admin.log_in(self.alice.identity, "unscoped") for _ in range(2))
         self.admin.revoke(revoked)
         yield "token_revoked", self.validate(revoked)
@@ -126,12 +126,12 @@ class Asking:
         yield "user_disabled", self.get(f"users/{self.alice.id}")
         yield "role_assignments_disabled_user", self._roles(self.project)
 
-    def _roles(self, project_id: str, user_id: str | None = None) -> httpx.Response:
+    def _roles(self, project_id: str, user_id: str | None = None) -> httpx2.Response:
         who = f"user.id={user_id or self.alice.id}&scope.project.id={project_id}"
         return self.get(f"role_assignments?effective&include_names=true&{who}")
 
 
-def plain(answer: httpx.Response) -> dict[str, Any]:
+def plain(answer: httpx2.Response) -> dict[str, Any]:
     """An answer as it is recorded: without a token, which would be somebody's secret elsewhere."""
     headers = {
         name: answer.headers[name] for name in ("content-type", "www-authenticate") if name in answer.headers

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 
 from support.real_keystone import RealKeystone
 from support.wait import SECONDS
@@ -60,9 +60,9 @@ class Administrator:
 
     def __init__(self, keystone: RealKeystone) -> None:
         # A test may stop Keystone, which ends the connections that are open.
-        unkept = httpx.Limits(max_keepalive_connections=0)
+        unkept = httpx2.Limits(max_keepalive_connections=0)
         tls = ssl.create_default_context(cafile=keystone.ca)
-        self.http = httpx.Client(base_url=keystone.url, verify=tls, timeout=SECONDS, limits=unkept)
+        self.http = httpx2.Client(base_url=keystone.url, verify=tls, timeout=SECONDS, limits=unkept)
         self.renew()
         self.roles = {role["name"]: role["id"] for role in self.call("GET", "roles")["roles"]}
 
