@@ -252,7 +252,7 @@ OTHERS = (
     ("user_agents", "is_list"), [((*HUAWEI_SDKS, *HUAWEI_TERRAFORM), True), (OTHERS, False)]
 )
 def test_the_form_of_endpoints_depends_on_the_client(
-    client: httpx.Client, world: World, user_agents: tuple[str, ...], *, is_list: bool
+    client: httpx2.Client, world: World, user_agents: tuple[str, ...], *, is_list: bool
 ) -> None:
     for user_agent in user_agents:
         client.headers["User-Agent"] = user_agent
@@ -295,7 +295,7 @@ def test_other_clients_and_huawei_clouds_sdk_for_iam_get_the_versions_of_the_ide
 
 
 def test_the_list_of_endpoints_has_the_fields_of_the_object_in_its_first_entry(
-    client: httpx.Client, world: World
+    client: httpx2.Client, world: World
 ) -> None:
     client.headers["User-Agent"] = HUAWEI_SDKS[0]
     internal = {"url": INTERNAL_URL, "type": "Internal", "internal": INTERNAL_URL}
