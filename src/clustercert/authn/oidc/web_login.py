@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, urlencode
 
 from clustercert.authn.oidc.claims import shown
 from clustercert.authn.oidc.connection import FetchFailed, connected, discovery_document, send
