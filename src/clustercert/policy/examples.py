@@ -249,7 +249,7 @@ _CA_LIFETIME = timedelta(days=36500)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ExampleOutcome:
     """What the policy decided about an example.
 
     Attributes:
@@ -324,7 +324,7 @@ def example_failures(policy: Policy, examples: Iterable[ExampleSettings]) -> str
     return "\n".join([heading, *lines, *more])
 
 
-def decide_example(policy: Policy, example: ExampleSettings) -> Outcome:
+def decide_example(policy: Policy, example: ExampleSettings) -> ExampleOutcome:
     """Return what the policy decides about an example."""
     now = example.now.replace(microsecond=0)
     cluster = _cluster(example.cluster, now)
@@ -336,13 +336,13 @@ def decide_example(policy: Policy, example: ExampleSettings) -> Outcome:
         offers = tuple(rule.name for rule in policy.offers(caller, cluster, now))
         grant = policy.decide(caller, cluster, request, now, access)
     except NotFound:
-        return Outcome(message=NO_ROLE)
+        return ExampleOutcome(message=NO_ROLE)
     except ClustercertError as refused:
         denied_by = refused.trace.get("denied_by")
         rule = str(denied_by) if denied_by is not None else None
-        return Outcome(message=refused.message, refused_by=rule, offers=offers)
+        return ExampleOutcome(message=refused.message, refused_by=rule, offers=offers)
     longest = datetime.fromisoformat(str(grant.trace["allowed_until"]))
-    return Outcome(grant, lifetime=grant.not_after - now, max_lifetime=longest - now, offers=offers)
+    return ExampleOutcome(grant, lifetime=grant.not_after - now, max_lifetime=longest - now, offers=offers)
 
 
 def _access(policy: Policy, example: ExampleAccess, now: datetime) -> RequestedAccess:

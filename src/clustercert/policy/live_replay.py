@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from clustercert.policy.decision import Policy
-from clustercert.policy.replay import Outcome, RecordedDecision, replay_event
+from clustercert.policy.replay import RecordedDecision, ReplayOutcome, replay_event
 
 NO_EVENT = "the audit event was deleted, or is not sealed yet"
 
@@ -20,7 +20,7 @@ class LiveChange(StrEnum):
     FEWER_GROUPS = "fewer_groups"
 
 
-def live_changes(issued: Outcome, outcome: Outcome) -> Iterator[LiveChange]:
+def live_changes(issued: ReplayOutcome, outcome: ReplayOutcome) -> Iterator[LiveChange]:
     """Compare the recorded outcome of a request with the outcome under another policy."""
     if issued.not_after is None or outcome.not_after is None:
         yield LiveChange.REFUSED
@@ -43,7 +43,7 @@ class AffectedCertificate:
 
     fingerprint: str
     decision: RecordedDecision
-    outcome: Outcome
+    outcome: ReplayOutcome
     changes: tuple[LiveChange, ...]
 
 

@@ -76,7 +76,7 @@ class DecisionFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ReplayOutcome:
     """The outcome of a decision.
 
     Attributes:
@@ -114,7 +114,7 @@ class RecordedDecision:
     request: IssueRequest
     at: datetime
     key_type: str
-    outcome: Outcome
+    outcome: ReplayOutcome
     taken: str | None = None
     access: RequestedAccess | None = None
 
@@ -136,7 +136,7 @@ def count_repeated(event: Mapping[str, Any]) -> int:
 
 
 def cluster_role_group(name: str | None) -> str:
-    """Return the string that represents a ClusterRole in `Outcome.groups`."""
+    """Return the string that represents a ClusterRole in `ReplayOutcome.groups`."""
     return f"ClusterRole {name}"
 
 
@@ -165,11 +165,11 @@ def _decision(event: Mapping[str, Any], detail: Mapping[str, Any]) -> RecordedDe
     )
 
 
-def _issued(detail: Mapping[str, Any], trace: Mapping[str, Any]) -> Outcome:
+def _issued(detail: Mapping[str, Any], trace: Mapping[str, Any]) -> ReplayOutcome:
     number, roles = detail["credential_number"], detail["cluster"]["credential_roles"]
     groups = without_credential_group(_texts(detail["organizations"]), number)
     bound = (cluster_role_group(roles.get(detail["rule"])),) if roles else ()
-    return Outcome(
+    return ReplayOutcome(
         not_after=_time(detail["not_after"]),
         username=_text(detail["common_name"]),
         groups=frozenset(groups or bound),
@@ -177,10 +177,10 @@ def _issued(detail: Mapping[str, Any], trace: Mapping[str, Any]) -> Outcome:
     )
 
 
-def refused_outcome(message: str, trace: Mapping[str, Any]) -> Outcome:
+def refused_outcome(message: str, trace: Mapping[str, Any]) -> ReplayOutcome:
     """Return the outcome of a request that was refused with this error message and decision trace."""
     denied_by = trace.get("denied_by")
-    return Outcome(
+    return ReplayOutcome(
         message=message, rules=_texts(trace.get("rules", ()) if denied_by is None else [denied_by])
     )
 
@@ -311,7 +311,7 @@ class Example:
     """A recorded decision, and its different outcome under the other policy."""
 
     decision: RecordedDecision
-    outcome: Outcome
+    outcome: ReplayOutcome
 
 
 @dataclass(slots=True)
@@ -332,7 +332,7 @@ class Tally:
     rules: Counter[str] = field(default_factory=Counter)
     examples: list[Example] = field(default_factory=list)
 
-    def add(self, decision: RecordedDecision, outcome: Outcome) -> None:
+    def add(self, decision: RecordedDecision, outcome: ReplayOutcome) -> None:
         user, cluster = decision.caller.user, decision.cluster
         self.decisions += 1
         self.users[user.id, user.shown_name] += 1
@@ -388,7 +388,7 @@ class Replay:
 
 def replay_event(
     policy: Policy, event: Mapping[str, Any], not_replayable: Counter[str]
-) -> tuple[RecordedDecision, Outcome] | None:
+) -> tuple[RecordedDecision, ReplayOutcome] | None:
     """Return the decision in an event of kind `ISSUED` or `REFUSED`, and what the policy decides about the request.
 
     If the decision can't be computed again, returns None and counts the reason in `not_replayable`.
@@ -404,7 +404,7 @@ def replay_event(
     return None
 
 
-def decide_again(policy: Policy, decision: RecordedDecision) -> Outcome:
+def decide_again(policy: Policy, decision: RecordedDecision) -> ReplayOutcome:
     """Return what the policy decides about a recorded request, at the recorded time."""
     if policy.key_type != decision.key_type:
         policy = replace(policy, key_type=decision.key_type)
@@ -421,15 +421,15 @@ def decide_again(policy: Policy, decision: RecordedDecision) -> Outcome:
     return outcome
 
 
-def granted_outcome(grant: Grant, roles: Mapping[str, str] | None) -> Outcome:
+def granted_outcome(grant: Grant, roles: Mapping[str, str] | None) -> ReplayOutcome:
     """Return the outcome of a grant in a cluster with these `credential_roles`. Raises Forbidden."""
     if roles:
         grant = bound_grant(grant, roles)
     groups = [cluster_role_group(roles.get(grant.rule or ""))] if roles else grant.groups
-    return Outcome(grant.not_after, grant.username, frozenset(groups), grant.rules)
+    return ReplayOutcome(grant.not_after, grant.username, frozenset(groups), grant.rules)
 
 
-def changes(before: Outcome, after: Outcome) -> Iterator[OutcomeChange]:
+def changes(before: ReplayOutcome, after: ReplayOutcome) -> Iterator[OutcomeChange]:
     """Yield the differences between two outcomes of the same request."""
     if before.not_after is None or after.not_after is None:
         if before.is_allowed != after.is_allowed:

@@ -12,7 +12,7 @@ from clustercert.model.times import parse_rfc3339, rfc3339
 
 if TYPE_CHECKING:
     from clustercert.model import JsonObject
-    from clustercert.policy.replay import DecisionFilter, Example, Outcome, OutcomeChange, Replay, Tally
+    from clustercert.policy.replay import DecisionFilter, Example, OutcomeChange, Replay, ReplayOutcome, Tally
 
 
 # What ends at the limit of a certificate's lifetime.
@@ -225,7 +225,7 @@ def _by_name(counted: Counter[tuple[str, str]]) -> Counter[str]:
     )
 
 
-def _in_words(outcome: "Outcome") -> str:
+def _in_words(outcome: "ReplayOutcome") -> str:
     if outcome.not_after is None:
         return f"refused: {outcome.message}"
     groups = ", ".join(sorted(outcome.groups))
@@ -286,7 +286,7 @@ def _examples(examples: "Iterable[Example]") -> "Iterator[JsonObject]":
         }
 
 
-def _outcome(outcome: "Outcome") -> "JsonObject":
+def _outcome(outcome: "ReplayOutcome") -> "JsonObject":
     return {
         "allowed": outcome.is_allowed,
         "not_after": None if outcome.not_after is None else rfc3339(outcome.not_after),

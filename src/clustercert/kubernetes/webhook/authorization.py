@@ -15,7 +15,7 @@ from clustercert.policy.templates import exemption_of, is_exempt
 from clustercert.store.clusters.registry import ClusterWebhookConfig
 from clustercert.store.kubernetes.credential_cache import CachedCertificate
 
-Outcome = Literal[
+WebhookOutcome = Literal[
     "no_opinion",
     "revoked",
     "retired_ca",
@@ -41,7 +41,7 @@ class Decision:
         reason: why the credential is denied, written for the credential's holder; `None` for no opinion.
     """
 
-    outcome: Outcome
+    outcome: WebhookOutcome
     reason: str | None = None
 
 
@@ -169,4 +169,4 @@ def _revoked(at: datetime | None) -> Decision:
 
 
 # Store the counters, because looking up a counter by its label takes longer than incrementing the counter.
-_COUNTERS = {outcome: metrics.WEBHOOK_DECISIONS.labels(outcome) for outcome in get_args(Outcome)}
+_COUNTERS = {outcome: metrics.WEBHOOK_DECISIONS.labels(outcome) for outcome in get_args(WebhookOutcome)}
