@@ -15,7 +15,7 @@ from clustercert.authn.keystone import client as client_module
 from clustercert.authn.keystone import connection as connection_module
 from clustercert.authn.keystone import connection as token_module
 from clustercert.authn.keystone.client import KeystoneClient
-from clustercert.authn.keystone.connection import PAUSE_SECONDS, Connection, ServiceToken
+from clustercert.authn.keystone.connection import PAUSE_SECONDS, KeystoneConnection, ServiceToken
 from clustercert.authn.keystone.settings import Keystone
 from clustercert.model.errors import CredentialUnverified
 from clustercert.observability.log import REDACTED, redact
@@ -35,7 +35,7 @@ class Asking:
 
     def __init__(self, keystone: Keystone) -> None:
         self.begun, self.ahead = time.monotonic(), 0.0
-        self.connection = Connection(keystone, self.clock)
+        self.connection = KeystoneConnection(keystone, self.clock)
         self.service_token = ServiceToken(self.connection, keystone.service, keystone.name, self.clock)
         self.client = KeystoneClient(self.connection, self.service_token, keystone.name)
 

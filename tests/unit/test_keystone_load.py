@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from clustercert.authn.keystone import connection as connection_module
-from clustercert.authn.keystone.connection import Connection
+from clustercert.authn.keystone.connection import KeystoneConnection
 from clustercert.authn.keystone.settings import Keystone
 from clustercert.model.errors import CredentialUnverified
 from support.keystone_double import KeystoneDouble
@@ -16,7 +16,7 @@ async def test_waiting_for_others_is_no_outage(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(connection_module, "MAX_CONNECTIONS", 1)
     with KeystoneDouble().running() as double, captured_lines(connection_module) as said:
         settings = double.settings(domain="tests", timeout="3s")
-        connection = Connection(Keystone.model_validate(settings))
+        connection = KeystoneConnection(Keystone.model_validate(settings))
         # As while Keystone works on another request.
         await connection._slots.acquire()
 
@@ -34,7 +34,7 @@ async def test_a_cancelled_request_frees_its_connection(monkeypatch: pytest.Monk
     monkeypatch.setattr(connection_module, "MAX_CONNECTIONS", 1)
     with KeystoneDouble().running() as double:
         configured = Keystone.model_validate(double.settings(domain="tests"))
-        connection = Connection(configured)
+        connection = KeystoneConnection(configured)
         for _ in range(3):
             request = asyncio.create_task(connection.send("GET", "/users/x", headers={}))
             await asyncio.sleep(0)

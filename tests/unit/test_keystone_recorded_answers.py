@@ -19,7 +19,7 @@ from support.keystone_double import KeystoneDouble, Request
 from support.real_keystone.answers import recorded
 
 if TYPE_CHECKING:
-    from clustercert.authn.keystone.connection import Connection
+    from clustercert.authn.keystone.connection import KeystoneConnection
 
 ORIGIN = Origin("192.0.2.1", "0" * 32)
 SETTINGS = {
@@ -81,7 +81,7 @@ def keystone(about: str, **others: str) -> tuple[KeystoneService, Identity]:
     # The recorded tokens are valid at this time.
     issued = recorded("token_project")["body"]["token"]["issued_at"]
     service = new_keystone(configured, identity, lambda: datetime.fromisoformat(issued).astimezone(UTC))
-    connection = cast("Connection", answers)
+    connection = cast("KeystoneConnection", answers)
     service.service_token._connection = connection
     service.tokens.directory.client._connection = connection
     return service, identity

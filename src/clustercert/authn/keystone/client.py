@@ -33,7 +33,7 @@ from clustercert.authn.keystone.answers import (
     UserReference,
     parsed,
 )
-from clustercert.authn.keystone.connection import NO_CATALOG, Connection, ServiceToken
+from clustercert.authn.keystone.connection import NO_CATALOG, KeystoneConnection, ServiceToken
 from clustercert.authn.keystone.settings import Keystone
 from clustercert.http_client import Response
 from clustercert.model import Domain, FederatedDomain, Group, User
@@ -55,7 +55,7 @@ class KeystoneClient:
     Unauthenticated if only the object in the answer is unusable, because a second attempt would also fail.
     """
 
-    def __init__(self, connection: Connection, service_token: ServiceToken, name: str) -> None:
+    def __init__(self, connection: KeystoneConnection, service_token: ServiceToken, name: str) -> None:
         self._connection = connection
         self._service_token = service_token
         self._name = name

@@ -28,7 +28,7 @@ _MAX_REASON = 200
 logger = structlog.get_logger()
 
 
-class Connection:
+class KeystoneConnection:
     """Sends requests to one Keystone.
 
     After a network failure, all requests are refused during a pause. Then one request at a time is sent as a probe.
@@ -149,7 +149,7 @@ class ServiceToken:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: KeystoneConnection,
         credential: ServiceCredential,
         name: str,
         clock: Callable[[], float] = time.monotonic,

@@ -12,7 +12,7 @@ from clustercert.authn.keystone.answers import (
     parsed,
 )
 from clustercert.authn.keystone.client import RETRY_SECONDS
-from clustercert.authn.keystone.connection import NO_CATALOG, Connection
+from clustercert.authn.keystone.connection import NO_CATALOG, KeystoneConnection
 from clustercert.authn.keystone.settings import Keystone
 from clustercert.authn.keystone.tokens import KeystoneTokens
 from clustercert.http_client import Response
@@ -34,7 +34,7 @@ class KeystoneLogins:
     """Gets tokens for people, and finds the callers of these tokens."""
 
     keystone: Keystone
-    connection: Connection
+    connection: KeystoneConnection
     tokens: KeystoneTokens
 
     @property

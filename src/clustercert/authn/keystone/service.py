@@ -9,7 +9,7 @@ from datetime import datetime
 from clustercert.authn.federated import FederatedLookup
 from clustercert.authn.keystone.access_keys import KeystoneAccessKeys
 from clustercert.authn.keystone.client import KeystoneClient, KeystoneDirectory, Lookups
-from clustercert.authn.keystone.connection import Connection, ServiceToken
+from clustercert.authn.keystone.connection import KeystoneConnection, ServiceToken
 from clustercert.authn.keystone.logins import KeystoneLogins
 from clustercert.authn.keystone.settings import Keystone
 from clustercert.authn.keystone.tokens import KeystoneTokens
@@ -29,7 +29,7 @@ class KeystoneService:
     access_keys: KeystoneAccessKeys | None
     logins: KeystoneLogins
     service_token: ServiceToken
-    connection: Connection
+    connection: KeystoneConnection
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Keep the service's own token valid until `stop` is set."""
@@ -47,7 +47,7 @@ def new_keystone(
     clock: Callable[[], float] = time.monotonic,
 ) -> KeystoneService:
     """Create the components. The first request to Keystone is sent by `watch` or by the first lookup."""
-    connection = Connection(keystone, clock)
+    connection = KeystoneConnection(keystone, clock)
     service_token = ServiceToken(connection, keystone.service, keystone.name, clock)
     client = KeystoneClient(connection, service_token, keystone.name)
     directory = KeystoneDirectory(keystone, client, Lookups(clock))

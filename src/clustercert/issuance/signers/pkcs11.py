@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from clustercert.issuance.signers.ca_keys import KeySigner, NewKey
 from clustercert.issuance.signers.limited import LimitedSigner, SignerLimits
 from clustercert.issuance.signers.signer_settings import parsed_settings
-from clustercert.issuance.signers.token_sessions import Connection, TokenAddress, TokenSessions
+from clustercert.issuance.signers.token_sessions import LoggedInSession, TokenAddress, TokenSessions
 from clustercert.model import ClientCA, KeyType, PublicKey
 from clustercert.model.errors import InvalidRequest, SignerError
 from clustercert.pki.client_ca import ca_subject, signature_digest
@@ -105,7 +105,7 @@ class TokenKeys:
                 "The signer pkcs11 has no ed25519 keys. Use ec-p256, ec-p384, rsa-2048, rsa-3072 or rsa-4096."
             )
 
-        def create(connection: Connection) -> NewKey:
+        def create(connection: LoggedInSession) -> NewKey:
             # A first attempt that failed may have left a key.
             _destroy_keys(connection.session, ca_id)
             public_key = _generate(connection, ca_id, key_type)
@@ -121,7 +121,7 @@ class TokenKeys:
             raise SignerError("This client CA has an ed25519 key, and the signer pkcs11 has no such keys.")
         digest_name = digest.name
 
-        def sign(connection: Connection) -> bytes:
+        def sign(connection: LoggedInSession) -> bytes:
             handle = _protected_key(connection, ca.id)
             hashed = hashlib.new(digest_name, data).digest()
             if isinstance(key, rsa.RSAPublicKey):
@@ -136,7 +136,7 @@ class TokenKeys:
     async def custody(self, ca: ClientCA) -> KeyCustody:
         """Read the key's properties from the token."""
 
-        def read(connection: Connection) -> KeyCustody:
+        def read(connection: LoggedInSession) -> KeyCustody:
             handle = _private_key(connection.session, ca.id)
             proof = {
                 f"CKA_{attribute.name}": _text(_value(connection.session, handle, attribute))
@@ -152,7 +152,7 @@ class TokenKeys:
     async def delete_key(self, ca: ClientCA) -> str:
         """Delete the CA's private and public key from the token."""
 
-        def delete(connection: Connection) -> str:
+        def delete(connection: LoggedInSession) -> str:
             connection.handles.pop(ca.id, None)
             deleted = _destroy_keys(connection.session, ca.id)
             state = "is deleted from" if deleted else "does not exist in"
@@ -165,7 +165,7 @@ class TokenKeys:
         await self._sessions.close()
 
 
-def _generate(connection: Connection, ca_id: str, key_type: KeyType) -> PublicKey:
+def _generate(connection: LoggedInSession, ca_id: str, key_type: KeyType) -> PublicKey:
     """Generate a key pair. Returns the public key. Raises SignerError if the token would export the private key."""
     session = connection.session
     common: Template = {
@@ -222,7 +222,7 @@ def _public_key(session: CryptokiSession, handle: int, key_type: KeyType) -> Pub
         raise SignerError("The PKCS#11 token returned an invalid public key.") from error
 
 
-def _protected_key(connection: Connection, ca_id: str) -> int:
+def _protected_key(connection: LoggedInSession, ca_id: str) -> int:
     """Return the handle of a CA's private key. The key's protection is checked once in each session."""
     handle = connection.handles.get(ca_id)
     if handle is None:
@@ -265,7 +265,7 @@ def _text(value: bytes | None) -> str:
     return {_TRUE: "true", _FALSE: "false"}.get(value or b"", "unknown")
 
 
-def _reference(connection: Connection, ca_id: str) -> str:
+def _reference(connection: LoggedInSession, ca_id: str) -> str:
     """Return the PKCS#11 URI of a CA's private key. RFC 7512."""
     token = connection.token
     key_id = "".join(f"%{octet:02x}" for octet in bytes.fromhex(ca_id))

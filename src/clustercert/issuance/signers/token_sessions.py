@@ -81,7 +81,7 @@ class TokenAddress:
 
 
 @dataclass(slots=True)
-class Connection:
+class LoggedInSession:
     """A session in which the user is logged in.
 
     Attributes:
@@ -110,7 +110,7 @@ class TokenSessions:
         self._availability = _Availability(address.name)
         self._pid = os.getpid()
 
-    async def run(self, operation: Callable[[Connection], T]) -> T:
+    async def run(self, operation: Callable[[LoggedInSession], T]) -> T:
         """Run an operation in one of the threads. The operation may run twice, so repeating it must be harmless.
 
         Raises SignerError or Unavailable, and what the operation raises. A cancelled operation goes on if it has begun.
@@ -152,7 +152,7 @@ class _Job:
 
     def __init__(
         self,
-        operation: Callable[[Connection], object],
+        operation: Callable[[LoggedInSession], object],
         loop: asyncio.AbstractEventLoop,
         future: "asyncio.Future[Any]",
     ) -> None:
@@ -195,7 +195,7 @@ class _SessionThread(threading.Thread):
         self._availability = availability
         self._jobs = jobs
         self._module: _Module | None = None
-        self._connection: Connection | None = None
+        self._connection: LoggedInSession | None = None
         self.start()
 
     def run(self) -> None:
@@ -211,7 +211,7 @@ class _SessionThread(threading.Thread):
         with contextlib.suppress(ClustercertError, CryptokiError):
             self._close()
 
-    def _result(self, operation: Callable[[Connection], T]) -> T:
+    def _result(self, operation: Callable[[LoggedInSession], T]) -> T:
         name = self._address.name
         try:
             result = self._attempts(operation)
@@ -223,7 +223,7 @@ class _SessionThread(threading.Thread):
         self._availability.report(None)
         return result
 
-    def _attempts(self, operation: Callable[[Connection], T]) -> T:
+    def _attempts(self, operation: Callable[[LoggedInSession], T]) -> T:
         if self._module is None:
             module = _module_at(self._address.module)
             module.acquire()
@@ -238,7 +238,7 @@ class _SessionThread(threading.Thread):
         with self._module.in_use():
             return operation(self._connected(self._module))
 
-    def _connected(self, module: "_Module") -> Connection:
+    def _connected(self, module: "_Module") -> LoggedInSession:
         """Return this thread's connection. Opens a session if there is none since the module was initialised."""
         if self._connection is None or self._connection.generation != module.generation:
             self._connection = None
@@ -250,7 +250,7 @@ class _SessionThread(threading.Thread):
                 with contextlib.suppress(CryptokiError):
                     session.close()
                 raise
-            self._connection = Connection(session, token, module.generation)
+            self._connection = LoggedInSession(session, token, module.generation)
         return self._connection
 
     def _token(self, cryptoki: Cryptoki) -> CryptokiToken:
