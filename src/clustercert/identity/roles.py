@@ -15,8 +15,7 @@ from clustercert.model.rights import ADMIN, AUDITOR, OPERATOR
 from clustercert.model.suggestion import did_you_mean
 from clustercert.store.engine.database import Database
 from clustercert.store.identity.entities import Reference
-from clustercert.store.identity.roles import RoleQueries
-from clustercert.store.identity.roles import Roles as LiveRoles
+from clustercert.store.identity.roles import RoleQueries, UserRoles
 
 BUILT_IN = (ADMIN, AUDITOR, "member", OPERATOR, "reader")
 
@@ -115,7 +114,7 @@ class Roles:
         )
 
 
-def role_names(roles: LiveRoles) -> Mapping[str, tuple[str, ...]]:
+def role_names(roles: UserRoles) -> Mapping[str, tuple[str, ...]]:
     """Return a read-only mapping of project ids to sorted role names, for a `Caller`."""
     items = roles.by_project.items()
     return MappingProxyType({project_id: tuple(role.name for role in roles) for project_id, roles in items})
@@ -136,7 +135,7 @@ class BuiltInUser:
     groups: tuple[Group, ...]
 
     @classmethod
-    def with_roles(cls, user: User, roles: LiveRoles) -> Self:
+    def with_roles(cls, user: User, roles: UserRoles) -> Self:
         return cls(user, role_names(roles), tuple(role.name for role in roles.service), roles.groups)
 
     def caller(

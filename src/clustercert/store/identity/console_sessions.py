@@ -16,7 +16,7 @@ from clustercert.store.engine.database import raise_generation
 from clustercert.store.engine.queries import BATCH, Queries
 from clustercert.store.engine.transaction import Transaction
 from clustercert.store.identity.entities import entity_columns, entity_of
-from clustercert.store.identity.roles import Roles, roles_in_all_projects
+from clustercert.store.identity.roles import UserRoles, roles_in_all_projects
 
 # The maximum number of sessions in a list of a user's sessions.
 MAX_LISTED = 500
@@ -32,7 +32,7 @@ class BuiltInAccount:
     """A user of the built-in identity service, who may be disabled, with their roles in all projects."""
 
     user: User
-    roles: Roles
+    roles: UserRoles
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from clustercert.store.engine.transaction import Transaction
 from clustercert.store.identity.console_sessions import UserIds, end_sessions, insert_session
 from clustercert.store.identity.entities import Reference, entity_columns, entity_of, in_domains
 from clustercert.store.identity.known_users import put_federated_user
-from clustercert.store.identity.roles import Roles, roles_in_all_projects, roles_in_project
+from clustercert.store.identity.roles import UserRoles, roles_in_all_projects, roles_in_project
 
 _domain, _project, _user, _token = tables.domain, tables.project, tables.user, tables.token
 _network, _key, _federated = tables.login_network, tables.access_key, tables.federated_user
@@ -77,7 +77,7 @@ class LiveToken:
     user: User
     project: Project | None
     domain: Domain | None
-    roles: Roles
+    roles: UserRoles
 
 
 class TokenQueries(Queries):
@@ -255,7 +255,7 @@ class LiveKey:
 
     key: AccessKey
     user: User
-    roles: Roles
+    roles: UserRoles
 
 
 class AccessKeyQueries(Queries):

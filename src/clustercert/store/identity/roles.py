@@ -37,7 +37,7 @@ _group = tables.group
 
 
 @dataclass(frozen=True, slots=True)
-class Roles:
+class UserRoles:
     """A user's groups, and the user's roles sorted by name.
 
     Disabled projects, and projects and groups in disabled domains, are left out.
@@ -99,7 +99,7 @@ class RoleQueries(Queries):
         query = _with_role(user_id).order_by(_domain.c.name, _project.c.name)
         return tuple(entity_of(Project, row) for row in await self._rows(query))
 
-    async def in_all_projects(self, user_id: str) -> Roles:
+    async def in_all_projects(self, user_id: str) -> UserRoles:
         """Return the user's roles in all enabled projects, directly and through groups."""
         async with self._database.read() as connection:
             return await roles_in_all_projects(connection, user_id)
@@ -157,13 +157,13 @@ def _with_role(user_id: str, reference: Reference = ALL) -> Select[Any]:
     return in_domains(Project, reference).where(_project.c.id.in_(with_role))
 
 
-async def roles_in_all_projects(connection: Transaction, user_id: str) -> Roles:
+async def roles_in_all_projects(connection: Transaction, user_id: str) -> UserRoles:
     """Return a user's roles in all projects, directly and through groups."""
     rows = await connection.execute(_ROLES_IN_ALL_PROJECTS, {"user_id": user_id})
     return _roles_by_project(rows, await _groups(connection, user_id))
 
 
-async def roles_in_project(connection: Transaction, user_id: str, project_id: str | None) -> Roles:
+async def roles_in_project(connection: Transaction, user_id: str, project_id: str | None) -> UserRoles:
     """Return a user's roles in one project, directly and through groups.
 
     Without a project, returns only service roles.
@@ -199,14 +199,14 @@ def _roles_query(*projects: ColumnElement[bool]) -> CompoundSelect[Any]:
     return union(in_projects, in_service)
 
 
-def _roles_by_project(rows: Iterable[Row[Any]], groups: tuple[Group, ...]) -> Roles:
+def _roles_by_project(rows: Iterable[Row[Any]], groups: tuple[Group, ...]) -> UserRoles:
     by_project: dict[str | None, list[Role]] = {}
     # Sort the roles here, because databases differ in how they compare strings.
     for row in sorted(rows, key=lambda row: row.role_name):
         by_project.setdefault(row.project_id, []).append(entity_of(Role, row))
     service = tuple(by_project.pop(None, ()))
     in_projects = {project: tuple(roles) for project, roles in by_project.items() if project}
-    return Roles(in_projects, service, groups)
+    return UserRoles(in_projects, service, groups)
 
 
 def _assigned(kind: type[User] | type[Group], assignment: Table) -> Select[Any]:
