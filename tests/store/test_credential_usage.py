@@ -22,7 +22,7 @@ from clustercert.kubernetes.webhook.pending_reports import (
     Reporter,
 )
 from clustercert.kubernetes.webhook.recognition import Recognition
-from clustercert.kubernetes.webhook.review import Identity
+from clustercert.kubernetes.webhook.review import RequestSender
 from clustercert.kubernetes.webhook.tokens import WebhookTokens, token_hash
 from clustercert.model import Actor, CertificateRecord, Cluster, ClusterOptions
 from clustercert.model.errors import Unavailable
@@ -221,7 +221,7 @@ async def test_a_report_without_credential_id_stores_no_hash(
     store: Store, known: CredentialCache, usage: CredentialUsage
 ) -> None:
     """As with API servers before 1.32."""
-    identity = Identity("bob", ("clustercert:credential:" + "0" * 40, "system:authenticated"), ())
+    identity = RequestSender("bob", ("clustercert:credential:" + "0" * 40, "system:authenticated"), ())
     (shown,) = await Recognition(known).recognize(CLUSTER_ID, identity)
     for minutes in (0, 0, 2):
         at = NOW + timedelta(minutes=minutes)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from clustercert.kubernetes.webhook.recognition import Recognition, Recognized
-from clustercert.kubernetes.webhook.review import Identity
+from clustercert.kubernetes.webhook.review import RequestSender
 from clustercert.model import CertificateRecord
 from clustercert.store.engine.database import Database
 from clustercert.store.kubernetes.credential_cache import CredentialCache, RevocationFeed
@@ -23,12 +23,12 @@ async def recognition(database: Database, feed: RevocationFeed) -> Recognition:
     return Recognition(CredentialCache(database, feed, PATIENT))
 
 
-def shown(record: CertificateRecord) -> Identity:
+def shown(record: CertificateRecord) -> RequestSender:
     """The identity that an API server sends for a certificate."""
-    return Identity(record.user_id, (*record.organizations, EVERYBODY), (record.fingerprint,))
+    return RequestSender(record.user_id, (*record.organizations, EVERYBODY), (record.fingerprint,))
 
 
-async def one(recognition: Recognition, who: Identity) -> Recognized:
+async def one(recognition: Recognition, who: RequestSender) -> Recognized:
     (found,) = await recognition.recognize(CLUSTER_ID, who)
     return found
 
@@ -99,7 +99,7 @@ async def test_foreign_and_unknown_numbers_claim_ours(database: Database, recogn
     record = await recorded(database, cluster_id="another")
     elsewhere = await one(recognition, shown(record))
     assert (elsewhere.fault, elsewhere.credential, elsewhere.claims_ours) == ("other_cluster", None, True)
-    stranger = Identity("bob", (f"{PREFIX}{'0' * 40}", EVERYBODY), (record.fingerprint,))
+    stranger = RequestSender("bob", (f"{PREFIX}{'0' * 40}", EVERYBODY), (record.fingerprint,))
     unknown = await one(recognition, stranger)
     assert (unknown.fault, unknown.credential, unknown.claims_ours) == ("unknown", None, True)
 
@@ -110,7 +110,7 @@ async def test_certificates_without_a_credential_group_are_unknown_whatever_thei
     """Their hash is not signed, so the ledger is not asked about it."""
     record = await recorded(database, cluster_id=CLUSTER_ID)
     statements = Statements(database)
-    who = Identity(
+    who = RequestSender(
         record.user_id, (*record.groups, EVERYBODY), (record.fingerprint, bytes(32)), malformed=True
     )
     assert await recognition.recognize(CLUSTER_ID, who) == [

@@ -8,7 +8,7 @@ from datetime import datetime
 from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
 from clustercert.kubernetes.webhook.pending_reports import ObservedUse
 from clustercert.kubernetes.webhook.recognition import Recognition
-from clustercert.kubernetes.webhook.review import Identity
+from clustercert.kubernetes.webhook.review import RequestSender
 from clustercert.model import CertificateRecord, ClusterOptions, Origin
 from clustercert.store.certificates.ledger import Ledger
 from clustercert.store.clusters.registry import ClusterWebhookConfig
@@ -50,7 +50,7 @@ async def seen(
     fingerprint = what if isinstance(what, bytes) else copy or what.fingerprint
     if isinstance(what, CertificateRecord):
         username, groups = what.user_id, what.organizations
-    identity = Identity(username, (*groups, "system:authenticated"), (fingerprint,))
+    identity = RequestSender(username, (*groups, "system:authenticated"), (fingerprint,))
     (shown,) = await Recognition(known).recognize(webhook_config.cluster_id, identity)
     return ObservedUse(webhook_config, identity, shown, at, at, ORIGIN, "webhook", token)
 

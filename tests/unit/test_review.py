@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.kubernetes.webhook import review
-from clustercert.kubernetes.webhook.review import Identity
+from clustercert.kubernetes.webhook.review import RequestSender
 from clustercert.model.errors import InvalidRequest
 from support.kubernetes_messages import credential_id
 from support.kubernetes_messages import review as review_bytes
@@ -41,11 +41,11 @@ def test_reviews_of_both_releases_are_parsed(release: str) -> None:
 
 def test_a_review_without_certificate_has_no_fingerprint() -> None:
     assert review.parse(review_bytes()).identity.fingerprints == ()
-    assert review.parse(review_bytes("JTI=7f3d1a52-6e0c-4b1a-9d0c-1f3f6f0a3c55")).identity == Identity(
+    assert review.parse(review_bytes("JTI=7f3d1a52-6e0c-4b1a-9d0c-1f3f6f0a3c55")).identity == RequestSender(
         "bob", ("clustercert:admins", "system:authenticated"), (), malformed=False, has_other_ids=True
     )
     bare = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {}}
-    assert review.parse(json.dumps(bare).encode()).identity == Identity("", (), ())
+    assert review.parse(json.dumps(bare).encode()).identity == RequestSender("", (), ())
 
 
 @pytest.mark.parametrize(

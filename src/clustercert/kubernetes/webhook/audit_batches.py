@@ -32,7 +32,7 @@ from clustercert.store.clusters.registry import ClusterWebhookConfig
 from clustercert.store.engine.database import Database
 
 if TYPE_CHECKING:
-    from clustercert.kubernetes.webhook.review import Identity
+    from clustercert.kubernetes.webhook.review import RequestSender
 
 logger = structlog.get_logger()
 
@@ -151,7 +151,7 @@ class AuditBatches:
         """
         # An API server's clock may be ahead of this machine's, so replace later times by the current time.
         now = self.now()
-        spans: dict[Identity, _Span] = {}
+        spans: dict[RequestSender, _Span] = {}
         for request in requests:
             at = min(request.at, now)
             spans.setdefault(request.identity, _Span(at, at)).add(request, at, request.at - at)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import ijson
 
 from clustercert.kubernetes.webhook.json_tokens import JsonToken, JsonTokens
-from clustercert.kubernetes.webhook.review import Identity, parse_identity
+from clustercert.kubernetes.webhook.review import RequestSender, parse_identity
 from clustercert.model import credential_groups, parse_rfc3339
 from clustercert.model.errors import InvalidRequest
 
@@ -119,7 +119,7 @@ class AuditedRequest:
         allowed: None if the event does not say that the request was allowed.
     """
 
-    identity: Identity
+    identity: RequestSender
     at: datetime
     allowed: Allowed | None = None
     approval: Approval | None = None

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
 from clustercert.kubernetes.webhook.pending_reports import ObservedUse
 from clustercert.kubernetes.webhook.recognition import Recognition, Recognized
-from clustercert.kubernetes.webhook.review import Identity
+from clustercert.kubernetes.webhook.review import RequestSender
 from clustercert.model import ClusterOptions, Origin, rfc3339
 from clustercert.observability import metrics
 from clustercert.policy.templates import exemption_of, is_exempt
@@ -84,7 +84,7 @@ class Authorization:
     policy_groups: Collection[str]
 
     async def decide(
-        self, webhook_config: ClusterWebhookConfig, identity: Identity, origin: Origin, token_hash: bytes
+        self, webhook_config: ClusterWebhookConfig, identity: RequestSender, origin: Origin, token_hash: bytes
     ) -> Decision:
         """Deny the request if any of its credentials is denied. Raises Unavailable."""
         decision = NO_OPINION
@@ -95,7 +95,7 @@ class Authorization:
         return decision
 
     def remembered_denial(
-        self, webhook_config: ClusterWebhookConfig, identity: Identity, origin: Origin, token_hash: bytes
+        self, webhook_config: ClusterWebhookConfig, identity: RequestSender, origin: Origin, token_hash: bytes
     ) -> Decision | None:
         """Return the denial of a certificate that was denied when the database last answered, or None.
 
@@ -114,7 +114,7 @@ class Authorization:
     def _report_use(
         self,
         webhook_config: ClusterWebhookConfig,
-        identity: Identity,
+        identity: RequestSender,
         recognized: Recognized,
         origin: Origin,
         token_hash: bytes,
@@ -125,7 +125,7 @@ class Authorization:
         )
 
     def _decide_one(
-        self, webhook_config: ClusterWebhookConfig, identity: Identity, recognized: Recognized
+        self, webhook_config: ClusterWebhookConfig, identity: RequestSender, recognized: Recognized
     ) -> Decision:
         if recognized.credential is not None:
             return _decide_known(webhook_config, recognized.credential, altered=recognized.altered)
@@ -138,7 +138,7 @@ class Authorization:
         return NO_OPINION
 
     def _decide_unknown(
-        self, options: ClusterOptions, identity: Identity, recognized: Recognized
+        self, options: ClusterOptions, identity: RequestSender, recognized: Recognized
     ) -> Decision:
         """In mode known-only, decide about a certificate without a credential group."""
         fingerprints = () if recognized.fingerprint is None else (recognized.fingerprint.hex(),)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from clustercert.kubernetes.webhook.audit_events import AllowedRequests, Approval
 from clustercert.kubernetes.webhook.recognition import Recognized
-from clustercert.kubernetes.webhook.review import Identity
+from clustercert.kubernetes.webhook.review import RequestSender
 from clustercert.model import CREDENTIAL_PREFIX, Origin
 from clustercert.model.events.operation import CredentialAlert
 from clustercert.model.kubernetes import MASTERS
@@ -51,7 +51,7 @@ class ObservedUse:
     """
 
     webhook_config: ClusterWebhookConfig
-    identity: Identity
+    identity: RequestSender
     recognized: Recognized
     first: datetime
     last: datetime
@@ -65,7 +65,7 @@ class ObservedUse:
         """Return a copy with names that are safe to store and display. A certificate can contain any string."""
         # Sort system:masters first, then credential groups, so that truncation never removes these groups.
         groups = sorted(self.identity.groups, key=_importance)[:MAX_GROUPS]
-        identity = Identity(_printable(self.identity.username), tuple(map(_printable, groups)), ())
+        identity = RequestSender(_printable(self.identity.username), tuple(map(_printable, groups)), ())
         return replace(self, identity=identity)
 
     def unknown_use(self) -> UnknownUse:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from clustercert.kubernetes.webhook.review import Identity
+from clustercert.kubernetes.webhook.review import RequestSender
 from clustercert.model import CREDENTIAL_PREFIX, credential_group, credential_groups, is_credential_number
 from clustercert.model.kubernetes import AUTHENTICATED
 from clustercert.store.kubernetes.credential_cache import CachedCertificate, CredentialCache
@@ -43,7 +43,7 @@ class Recognition:
 
     credentials: CredentialCache
 
-    async def recognize(self, cluster_id: str, identity: Identity) -> Sequence[Recognized]:
+    async def recognize(self, cluster_id: str, identity: RequestSender) -> Sequence[Recognized]:
         """Return one result for each presented certificate. Raises Unavailable.
 
         There is at most one result, unless the caller may impersonate others and sends several credential ids.
@@ -56,7 +56,7 @@ class Recognition:
         return found
 
     async def _by_group(
-        self, cluster_id: str, identity: Identity, credential_groups: Sequence[str]
+        self, cluster_id: str, identity: RequestSender, credential_groups: Sequence[str]
     ) -> Recognized:
         fingerprint = next(iter(identity.fingerprints), None)
         number = credential_groups[0].removeprefix(CREDENTIAL_PREFIX)
@@ -67,7 +67,7 @@ class Recognition:
             return Recognized(fingerprint, fault="unknown", claims_ours=True)
         return _compared(cluster_id, identity, credential)
 
-    def remembered(self, cluster_id: str, identity: Identity) -> Recognized | None:
+    def remembered(self, cluster_id: str, identity: RequestSender) -> Recognized | None:
         """Return the result for a presented certificate that is cached, or None. Does not read the database."""
         groups = credential_groups(identity.groups)
         if len(groups) != 1:
@@ -76,7 +76,7 @@ class Recognition:
         return None if credential is None else _compared(cluster_id, identity, credential)
 
 
-def _compared(cluster_id: str, identity: Identity, credential: CachedCertificate) -> Recognized:
+def _compared(cluster_id: str, identity: RequestSender, credential: CachedCertificate) -> Recognized:
     """Compare a presented certificate with the ledger's entry of its credential number."""
     number, fingerprint = credential.credential_number, next(iter(identity.fingerprints), None)
     if credential.cluster_id != cluster_id:

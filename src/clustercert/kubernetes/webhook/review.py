@@ -30,7 +30,7 @@ MAX_CREDENTIAL_IDS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class RequestSender:
     """The authenticated sender of a request to an API server.
 
     Attributes:
@@ -65,7 +65,7 @@ class Review:
     """
 
     api_version: str
-    identity: Identity
+    identity: RequestSender
 
 
 def parse(raw: bytes) -> Review:
@@ -99,7 +99,7 @@ def version_in(beginning: bytes) -> str:
     return V1BETA1 if V1BETA1.encode() in head else V1
 
 
-def parse_identity(username: object, groups: object, extra: object) -> Identity:
+def parse_identity(username: object, groups: object, extra: object) -> RequestSender:
     """Parse the identity from the three fields that reviews and audit events share. Raises InvalidRequest."""
     username = "" if username is None else username
     if not isinstance(username, str):
@@ -110,7 +110,7 @@ def parse_identity(username: object, groups: object, extra: object) -> Identity:
     credential_ids = _strings(extra.get(CREDENTIAL_ID), CREDENTIAL_ID)
     x509_ids = [each.removeprefix(X509_ID) for each in credential_ids if each.startswith(X509_ID)]
     found = [bytes.fromhex(each) for each in x509_ids[:MAX_CREDENTIAL_IDS] if _FINGERPRINT.fullmatch(each)]
-    return Identity(
+    return RequestSender(
         username=username,
         groups=_strings(groups, "groups"),
         fingerprints=tuple(dict.fromkeys(found)),
