@@ -397,7 +397,7 @@ async def list_offers(call: CallDep, cluster_id: str) -> Response:
     The caller's roles in all projects count, whatever the token's scope.
     """
     _, rules = await call.services.requests.offers(call.caller, cluster_id)
-    offers = [OfferBody.render(rule) for rule in rules]
+    offers = [OfferBody.render(rule.offer, rule=rule.name) for rule in rules]
     return responses.private({"offers": offers})
 
 

@@ -194,31 +194,25 @@ Seconds = Annotated[int, BeforeValidator(timedelta.total_seconds)]
 class OfferBody(ResponseBody):
     """A policy rule's groups that can be requested, and the terms. Times are in seconds."""
 
-    rule: str = Field(validation_alias="name")
+    rule: str
     groups: list[str] = Field(description="The Kubernetes groups that can be requested.")
-    max_lifetime: Seconds = Field(
-        validation_alias=AliasPath("offer", "max_lifetime"), description="The longest access, and extension."
-    )
-    min_reason_length: int = Field(validation_alias=AliasPath("offer", "min_reason_length"))
+    max_lifetime: Seconds = Field(description="The longest access, and extension.")
+    min_reason_length: int
     approvals: list[str] = Field(
-        validation_alias=AliasPath("offer", "clauses"),
+        validation_alias="clauses",
         description="What the approvers must be, in words; each entry needs a different person.",
     )
     before_approval: bool = Field(
-        validation_alias=AliasPath("offer", "before_approval"),
-        description="Whether the access may be used before the approval (break-glass).",
+        description="Whether the access may be used before the approval (break-glass)."
     )
     uses_before_approval: int = Field(
-        validation_alias=AliasPath("offer", "uses_before_approval"),
-        description="How often a user may use such access to a cluster before an approval within 24 hours.",
+        description="How often a user may use such access to a cluster before an approval within 24 hours."
     )
     approve_within: Seconds = Field(
-        validation_alias=AliasPath("offer", "approve_within"),
-        description="How long after the request all approvals must have been given.",
+        description="How long after the request all approvals must have been given."
     )
     claim_within: Seconds = Field(
-        validation_alias=AliasPath("offer", "claim_within"),
-        description="How long after the approval the first certificate must be issued.",
+        description="How long after the approval the first certificate must be issued."
     )
 
 
@@ -425,7 +419,7 @@ def _rule(check: RuleCheck, *, is_complete: bool) -> RuleBody:
         check,
         denies=check.rule.deny is not None,
         deny=check.rule.deny if check.outcome == "denies" else None,
-        offer=OfferBody.read(check.rule) if check.outcome == "offers" else None,
+        offer=OfferBody.read(check.rule.offer, rule=check.rule.name) if check.outcome == "offers" else None,
         first_false=check.unmet[0].wanted if check.unmet else None,
         # Conditions that are met can also name other users, so only operators and auditors see them.
         conditions=check.conditions if is_complete else check.unmet,
