@@ -9,7 +9,7 @@ import pytest
 from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.authn.oidc.keys import IssuerKeys, parse_key_set
-from clustercert.authn.oidc.logout_tokens import LOGOUT_EVENT, Logout, verified_logout
+from clustercert.authn.oidc.logout_tokens import LOGOUT_EVENT, IssuerLogout, verified_logout
 from clustercert.authn.oidc.tokens import MAX_TOKEN_BYTES
 from clustercert.authn.oidc.verification import Verifier
 from support.oidc import URL, claims_of, key_set, new_key, signed
@@ -34,7 +34,7 @@ def verifier(*issuers: OidcIssuer) -> Verifier:
     return Verifier({issuer.url: issuer for issuer in issuers}, keys, lambda: datetime.now(UTC))
 
 
-async def logout(text: str) -> Logout:
+async def logout(text: str) -> IssuerLogout:
     return await verified_logout(verifier(configured(console={"client_id": CLIENT}), configured(API)), text)
 
 

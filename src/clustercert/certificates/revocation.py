@@ -183,7 +183,7 @@ def _checked_id(user_id: str) -> str:
 LOST = Reason("keyCompromise", "user.logged_out")
 
 
-class Logins(Protocol):
+class CallerLogins(Protocol):
     """The logins of a caller. Implemented by `identity`."""
 
     async def logins_of_caller(self, caller: Caller) -> UserLogins:
@@ -218,7 +218,7 @@ class Logout:
 
     recorder: RevocationRecorder
     certificates: CertificateMaintenance
-    logins: Logins
+    logins: CallerLogins
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     _running: set[str] = field(init=False, repr=False, default_factory=set)
 
@@ -231,7 +231,7 @@ class Logout:
         return LoggedOut(live, replace(found, keys=()), found.keys)
 
     async def end_all_logins(self, caller: Caller, *, with_keys: bool) -> LoggedOut:
-        """Revoke all the caller's certificates, and end all their logins. See `Logins.end_all`.
+        """Revoke all the caller's certificates, and end all their logins. See `CallerLogins.end_all`.
 
         Takes more than a second. Raises TooManyRequests while this process ends the same user's logins for another
         request. Also raises Unauthenticated, Conflict or Unavailable.

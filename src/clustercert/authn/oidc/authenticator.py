@@ -15,7 +15,7 @@ from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.explanation import Explanation, RoleClaim, explain, missed_role_claims
 from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.authn.oidc.keys import IssuerKeys, fetch_keys
-from clustercert.authn.oidc.logout_tokens import Logout, verified_logout
+from clustercert.authn.oidc.logout_tokens import IssuerLogout, verified_logout
 from clustercert.authn.oidc.mapping import federated_user
 from clustercert.authn.oidc.token_reviews import CACHED_SECONDS, ClusterIssuers, TokenReviewer
 from clustercert.authn.oidc.tokens import (
@@ -98,7 +98,7 @@ class OidcAuthenticator:
                 raise refusal
         return replace(federated_user(issuer, token), revision=self.revision)
 
-    async def verified_logout(self, text: str) -> Logout:
+    async def verified_logout(self, text: str) -> IssuerLogout:
         """Verify a logout token. Raises TokenRefused or Unavailable."""
         return await verified_logout(self.verifier, text)
 

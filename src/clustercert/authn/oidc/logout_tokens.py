@@ -17,7 +17,7 @@ _TYPES = frozenset({"logout+jwt", "application/logout+jwt", "jwt"})
 
 
 @dataclass(frozen=True, slots=True)
-class Logout:
+class IssuerLogout:
     """Which sessions of an issuer's users have ended.
 
     Attributes:
@@ -32,7 +32,7 @@ class Logout:
     at: datetime
 
 
-async def verified_logout(verifier: Verifier, text: str) -> Logout:
+async def verified_logout(verifier: Verifier, text: str) -> IssuerLogout:
     """Verify a logout token. Raises TokenRefused or Unavailable."""
     token = parse_token(text, _TYPES)
     issuer = verifier.issuers.get(token.issuer)
@@ -51,4 +51,4 @@ async def verified_logout(verifier: Verifier, text: str) -> Logout:
     sid, sub = session_ids(claims)
     if sid is None and sub is None:
         raise TokenRefused("sid", None, "the claim sid or sub")
-    return Logout(issuer, sid, sub, issued_at(token))
+    return IssuerLogout(issuer, sid, sub, issued_at(token))
