@@ -18,7 +18,7 @@ from clustercert.authn.oidc.logout_tokens import LOGOUT_EVENT
 from clustercert.client.connection import ClientError
 from clustercert.client.oidc.browser_login import log_in_by_browser
 from clustercert.client.oidc.issuer import IssuerError, LoginRefused
-from clustercert.client.oidc.tokens import IssuerClient, Tokens
+from clustercert.client.oidc.tokens import IssuerClient, OidcTokens
 from support.login_browser import new_browser
 from support.oauth_issuer import OAuthIssuer
 from support.oidc import Response, claims_of, signed
@@ -39,7 +39,7 @@ class Login:
     """A login that runs in a thread."""
 
     issuer: OAuthIssuer
-    result: "Future[Tokens]"
+    result: "Future[OidcTokens]"
     start_url: str
     browser: httpx2.Client = field(init=False)
 
@@ -58,7 +58,7 @@ class Login:
         first = self.browser.get(self.start_url, follow_redirects=False)
         return self.browser.get(first.headers["location"], follow_redirects=False)
 
-    def tokens(self) -> Tokens:
+    def tokens(self) -> OidcTokens:
         return self.result.result(SECONDS)
 
     def failure(self) -> ClientError:
@@ -78,7 +78,7 @@ def begin(issuer: OAuthIssuer) -> Iterator[Begin]:
         def run(seconds: float = SECONDS, **client: Any) -> Login:
             shown: Future[str] = Future()
 
-            def log_in() -> Tokens:
+            def log_in() -> OidcTokens:
                 try:
                     with IssuerClient(issuer.login_issuer(**client)) as found:
                         return log_in_by_browser(found, shown.set_result, SERVICE, seconds)

@@ -21,8 +21,8 @@ from clustercert.client.oidc.issuer import (
 from clustercert.client.oidc.tokens import (
     DeviceCode,
     IssuerClient,
+    OidcTokens,
     RefreshRefused,
-    Tokens,
     log_in_by_device_code,
 )
 from support.oauth_issuer import OAuthIssuer
@@ -58,7 +58,7 @@ class Clock:
         return sum(self.slept)
 
 
-def log_in(client: IssuerClient, clock: Clock | None = None) -> tuple[Tokens, DeviceCode]:
+def log_in(client: IssuerClient, clock: Clock | None = None) -> tuple[OidcTokens, DeviceCode]:
     shown: list[DeviceCode] = []
     time = clock or Clock()
     tokens = log_in_by_device_code(client, shown.append, time.sleep, time.now)

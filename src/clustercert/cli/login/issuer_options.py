@@ -22,7 +22,7 @@ from clustercert.cli.terminal.prompts import prompt_text
 
 if TYPE_CHECKING:
     from clustercert.client.oidc.issuer import LoginIssuer
-    from clustercert.client.oidc.tokens import Tokens
+    from clustercert.client.oidc.tokens import OidcTokens
 
 _PASSWORD = "password"
 
@@ -145,7 +145,7 @@ class IssuerOptions:
                 "CLUSTERCERT_TOKEN instead of a login, or give --token-file FILE."
             )
 
-    def _given_token(self, last: Profile | None) -> "tuple[Tokens, Path | None] | None":
+    def _given_token(self, last: Profile | None) -> "tuple[OidcTokens, Path | None] | None":
         """Return a token that another program obtained, and the token's file unless it is standard input."""
         from clustercert.cli.login.renewal import parse_token, read_token
 
@@ -208,7 +208,7 @@ class IssuerOptions:
         )
         return None if chosen == _PASSWORD else chosen
 
-    def _authenticate(self, issuer: "LoginIssuer", url: str) -> "Tokens":
+    def _authenticate(self, issuer: "LoginIssuer", url: str) -> "OidcTokens":
         try:
             if self.device:
                 return oidc_login.by_device(issuer)

@@ -15,7 +15,7 @@ from clustercert.cli.terminal.output import print_note
 if TYPE_CHECKING:
     from clustercert.client import Client, ProjectRef
     from clustercert.client.oidc.issuer import LoginIssuer, LoginOffer
-    from clustercert.client.oidc.tokens import DeviceCode, Tokens
+    from clustercert.client.oidc.tokens import DeviceCode, OidcTokens
 
 
 # How long to wait until the service has the issuer's new key: the service fetches keys at most every 30 seconds.
@@ -61,7 +61,7 @@ def open_in_browser(url: str) -> None:
 
 def by_browser(
     issuer: "LoginIssuer", url: str, *, open_window: bool, reauthenticate: bool = False
-) -> "Tokens":
+) -> "OidcTokens":
     """Log in with a browser on this machine. Raises ClientError.
 
     Args:
@@ -94,7 +94,7 @@ def by_browser(
         return log_in_by_browser(client, show, url)
 
 
-def by_device(issuer: "LoginIssuer") -> "Tokens":
+def by_device(issuer: "LoginIssuer") -> "OidcTokens":
     """Log in with a code that the user enters in any browser. Raises ClientError."""
     from clustercert.client.oidc.tokens import IssuerClient, log_in_by_device_code
 
@@ -108,7 +108,7 @@ def by_device(issuer: "LoginIssuer") -> "Tokens":
 
 
 def profile_of(
-    url: str, ca_pem: str | None, oidc: OidcLogin, tokens: "Tokens", project: str | None = None
+    url: str, ca_pem: str | None, oidc: OidcLogin, tokens: "OidcTokens", project: str | None = None
 ) -> Profile:
     """Create the profile of an OIDC login, if the service accepts the token. Raises ClientError or CommandError."""
     from clustercert.client import Client

@@ -18,7 +18,7 @@ from clustercert.cli.terminal.output import print_note
 from clustercert.model.errors import ClustercertError
 
 if TYPE_CHECKING:
-    from clustercert.client.oidc.tokens import Tokens
+    from clustercert.client.oidc.tokens import OidcTokens
 
 _MAX_TOKEN_CHARACTERS = 64 * 1024
 _POLL_SECONDS = 1.0
@@ -73,7 +73,7 @@ def with_tokens(found: Profile, saved: SavedTokens) -> Profile:
     )
 
 
-def save_tokens(name: str, tokens: "Tokens", *, keyring: bool) -> SavedTokens:
+def save_tokens(name: str, tokens: "OidcTokens", *, keyring: bool) -> SavedTokens:
     """Save the tokens of a profile. Raises CommandError."""
     path = profile.tokens_path(name, os.environ)
     in_keyring = keyring and _put_in_keyring(path, tokens.refresh)
@@ -141,7 +141,7 @@ def read_token(file: Path) -> str:
     return read_secret("Token", file, "add --token-file FILE", longest=_MAX_TOKEN_CHARACTERS).strip()
 
 
-def parse_token(text: str) -> "Tokens":
+def parse_token(text: str) -> "OidcTokens":
     """Parse a JWT that another program obtained. Raises CommandError."""
     from clustercert.client.oidc.tokens import tokens_of
 

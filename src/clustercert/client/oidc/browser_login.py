@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from clustercert.client.connection import ClientError
 from clustercert.client.oidc.issuer import LoginRefused
-from clustercert.client.oidc.tokens import AuthorizationRequest, IssuerClient, Tokens
+from clustercert.client.oidc.tokens import AuthorizationRequest, IssuerClient, OidcTokens
 
 
 class ResultPage(NamedTuple):
@@ -286,7 +286,7 @@ def _listener(redirect_uris: Sequence[str], handler: type[_Handler]) -> tuple[_L
 
 def log_in_by_browser(
     client: IssuerClient, show: Callable[[str], None], service: str, seconds: float = LOGIN_SECONDS
-) -> Tokens:
+) -> OidcTokens:
     """Let the user log in at the issuer in a browser, and return the tokens. Raises ClientError.
 
     Args:

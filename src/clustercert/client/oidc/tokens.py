@@ -73,7 +73,7 @@ _SLOW_DOWN_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class OidcTokens:
     """The tokens of a login.
 
     Attributes:
@@ -132,7 +132,7 @@ def describe_refused(token: str) -> str:
     )
 
 
-def tokens_of(token: str, refresh: str | None = None) -> Tokens:
+def tokens_of(token: str, refresh: str | None = None) -> OidcTokens:
     """Return the token and the refresh token, with the expiry and the user from the claims of `token`.
 
     Raises ValueError if `token` is not a JWT with the claims `exp` and `sub`.
@@ -145,12 +145,12 @@ def tokens_of(token: str, refresh: str | None = None) -> Tokens:
         raise ValueError("the JWT has no valid claims exp and sub") from None
     names = [value for value in map(claims.get, _USER_CLAIMS) if isinstance(value, str) and value]
     early = min(_EARLY, max(expires - issued, timedelta(0)) / 10)
-    return Tokens(token, refresh, expires - early, subject, one_line(names[0]) if names else subject)
+    return OidcTokens(token, refresh, expires - early, subject, one_line(names[0]) if names else subject)
 
 
 def tokens_from_response(
     issuer: LoginIssuer, body: JsonObject, *, nonce: str | None = None, subject: str | None = None
-) -> Tokens:
+) -> OidcTokens:
     """Check and return the tokens in a successful token response. Raises IssuerError.
 
     Args:
@@ -202,7 +202,7 @@ def _id_claims(issuer: LoginIssuer, id_token: object) -> JsonObject:
         ) from None
 
 
-def _check_resource(issuer: LoginIssuer, tokens: Tokens) -> None:
+def _check_resource(issuer: LoginIssuer, tokens: OidcTokens) -> None:
     resource, audience = issuer.client.resource, claims_of(tokens.bearer).get("aud")
     if resource is not None and resource not in (audience if isinstance(audience, list) else [audience]):
         raise IssuerError(
@@ -211,7 +211,7 @@ def _check_resource(issuer: LoginIssuer, tokens: Tokens) -> None:
         )
 
 
-def check_clock(issuer: LoginIssuer, tokens: Tokens) -> None:
+def check_clock(issuer: LoginIssuer, tokens: OidcTokens) -> None:
     """Raise IssuerError if this machine's clock differs too much from the issuer's clock."""
     claims, now = claims_of(tokens.bearer), datetime.now(UTC)
     issued = claims.get("iat")
@@ -280,7 +280,7 @@ class IssuerClient:
         client = self.issuer.client
         return {**client.request_parameters, "client_id": client.client_id, "scope": " ".join(client.scopes)}
 
-    def exchange_code(self, code: str, verifier: str, redirect_uri: str, nonce: str) -> Tokens:
+    def exchange_code(self, code: str, verifier: str, redirect_uri: str, nonce: str) -> OidcTokens:
         """Exchange an authorization code for tokens."""
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
         body = self._tokens(form | {"code_verifier": verifier})
@@ -288,7 +288,7 @@ class IssuerClient:
         check_clock(self.issuer, tokens)
         return tokens
 
-    def refresh(self, refresh_token: str, subject: str) -> Tokens:
+    def refresh(self, refresh_token: str, subject: str) -> OidcTokens:
         """Get new tokens for the user with this subject. Raises RefreshRefused if the refresh token is not valid.
 
         Callers save the tokens, and then call `check_clock`.
@@ -318,7 +318,7 @@ class IssuerClient:
         response = self._connections.post(address, {**self.parameters, **challenge(verifier)})
         return _device_code(self._checked(response), verifier, self.issuer.url)
 
-    def poll(self, device: DeviceCode) -> Tokens:
+    def poll(self, device: DeviceCode) -> OidcTokens:
         """Request the tokens for a device code. Raises OAuthError, also while the user has not decided yet."""
         form = {"grant_type": _DEVICE_GRANT, "device_code": device.code, "code_verifier": device.verifier}
         tokens = tokens_from_response(self.issuer, self._tokens(form))
@@ -426,7 +426,7 @@ class AuthorizationRequest:
         """Whether the parameters of a redirect belong to this request."""
         return secrets.compare_digest(parameters.get("state", "").encode(), self.state.encode())
 
-    def tokens(self, parameters: Mapping[str, str]) -> Tokens:
+    def tokens(self, parameters: Mapping[str, str]) -> OidcTokens:
         """Exchange the code in a response for tokens. Raises ClientError."""
         issuer = self.client.issuer
         if not is_sent_by(issuer.url, parameters, sends_issuer=self.client.endpoints.sends_issuer):
@@ -450,7 +450,7 @@ def log_in_by_device_code(
     show: Callable[[DeviceCode], None],
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
-) -> Tokens:
+) -> OidcTokens:
     """Let the user log in at the issuer with a device code, and return the tokens. Raises ClientError.
 
     Args:
