@@ -17,7 +17,7 @@ import pytest
 from clustercert.cli.completion import is_plain
 from clustercert.cli.credential import cache
 from clustercert.cli.kubeconfig import entries
-from clustercert.cli.kubeconfig.document import Kubeconfig
+from clustercert.cli.kubeconfig.document import KubeconfigDocument
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import Profile
 from clustercert.model.kubeconfigs import ClusterRef
@@ -205,7 +205,7 @@ def test_contexts_that_merge_wrote_are_completed(
     home: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     monkeypatch.chdir(home)
-    config = Kubeconfig(b"contexts: [{name: zoo-foreign, context: {cluster: c, user: u}}]")
+    config = KubeconfigDocument(b"contexts: [{name: zoo-foreign, context: {cluster: c, user: u}}]")
     for name in ("zoo-prod", "zoo-test", "lab"):
         ref = ClusterRef("default", PROJECT, "eu-de", "zoo", "1", name, "zoo/okapi")
         entries.put(config, name, ref, {"server": "https://10.0.0.5:6443"}, {})

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.cli.kubeconfig.document import CURRENT, LISTS, Kubeconfig
+from clustercert.cli.kubeconfig.document import CURRENT, LISTS, KubeconfigDocument
 from clustercert.cli.yaml_io import MalformedYaml
 
 SAMPLES = Path(__file__).parents[1] / "support" / "kubeconfigs"
@@ -34,7 +34,7 @@ CHAIN = "a: &a0 [x]\n" + "".join(f"a{level}: &a{level} [*a{level - 1}]\n" for le
 
 
 def merged(text: str, current: str | None = None) -> str:
-    config = Kubeconfig(text.encode())
+    config = KubeconfigDocument(text.encode())
     for name, entries in OURS.items():
         config.put(name, entries[NAME])
     if current is not None:
@@ -43,7 +43,7 @@ def merged(text: str, current: str | None = None) -> str:
 
 
 def unmerged(text: str) -> str:
-    config = Kubeconfig(text.encode())
+    config = KubeconfigDocument(text.encode())
     for name in LISTS:
         config.remove(name, NAME)
     return config.changed_text()
@@ -164,9 +164,9 @@ def test_lists_with_tags_can_be_changed(text: str) -> None:
 
 def test_a_field_can_change_its_type() -> None:
     text = merged("kind: Config\n")
-    config = Kubeconfig(text.encode())
+    config = KubeconfigDocument(text.encode())
     config.put("users", {"name": NAME, "user": {"exec": {"command": "x", "args": None, "env": [1]}}})
-    assert Kubeconfig(config.changed_text().encode()).value == config.value
+    assert KubeconfigDocument(config.changed_text().encode()).value == config.value
 
 
 def test_a_list_that_is_repeated_elsewhere_is_not_extended() -> None:
@@ -239,13 +239,13 @@ def test_comments_of_other_entries_stay_where_they_are() -> None:
 )
 def test_other_files_are_refused_in_one_sentence(text: str, reason: str) -> None:
     with pytest.raises(MalformedYaml, match=reason) as caught:
-        Kubeconfig(text.encode())
+        KubeconfigDocument(text.encode())
     assert "\n" not in caught.value.message
 
 
 def test_bytes_outside_utf8_are_refused() -> None:
     with pytest.raises(MalformedYaml, match="UTF-8"):
-        Kubeconfig(b"\xff\xfe")
+        KubeconfigDocument(b"\xff\xfe")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from clustercert.cli.credential import cache
 from clustercert.cli.credential.access_request import shown_id
 from clustercert.cli.credential.certificate_files import MAX_CERTIFICATE_BYTES
 from clustercert.cli.kubeconfig import entries, files
-from clustercert.cli.kubeconfig.document import CURRENT, Kubeconfig
+from clustercert.cli.kubeconfig.document import CURRENT, KubeconfigDocument
 from clustercert.cli.kubeconfig.entries import Merged
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import Profile
@@ -137,7 +137,7 @@ def use(
         )
 
 
-def _put_current(config: Kubeconfig, name: str) -> None:
+def _put_current(config: KubeconfigDocument, name: str) -> None:
     config.value[CURRENT] = name
 
 

@@ -20,7 +20,7 @@ _WIDTH = 1_000_000
 Value = dict[str, Any]
 
 
-class Kubeconfig:
+class KubeconfigDocument:
     """A parsed kubeconfig.
 
     Attributes:

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, Literal
 
-from clustercert.cli.kubeconfig.document import CURRENT, LISTS, Kubeconfig
+from clustercert.cli.kubeconfig.document import CURRENT, LISTS, KubeconfigDocument
 from clustercert.cli.options import CommandError, UsageError
 from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
@@ -93,7 +93,9 @@ def check_name(name: str) -> None:
         )
 
 
-def put(config: Kubeconfig, name: str, ref: ClusterRef, address: JsonObject, user: JsonObject) -> None:
+def put(
+    config: KubeconfigDocument, name: str, ref: ClusterRef, address: JsonObject, user: JsonObject
+) -> None:
     """Add a context with its cluster and user, or replace them. New entries have the same name."""
     names = _entry_names(config, name, ref)
     contents: dict[str, JsonObject] = {
@@ -108,7 +110,7 @@ def put(config: Kubeconfig, name: str, ref: ClusterRef, address: JsonObject, use
         config.put(field, marked_entry(field, names[field], ref, content, kept))
 
 
-def _entry_names(config: Kubeconfig, context: str, ref: ClusterRef) -> dict[str, str]:
+def _entry_names(config: KubeconfigDocument, context: str, ref: ClusterRef) -> dict[str, str]:
     """Return the names of the entries of a context, by list.
 
     If the user renamed the context, its cluster and user still have the old name.
@@ -123,7 +125,7 @@ def _entry_names(config: Kubeconfig, context: str, ref: ClusterRef) -> dict[str,
     return names
 
 
-def owner(config: Kubeconfig, field: str, name: str) -> ClusterRef | Literal["other"] | None:
+def owner(config: KubeconfigDocument, field: str, name: str) -> ClusterRef | Literal["other"] | None:
     """Return the cluster of an entry that `merge` wrote.
 
     Returns `None` if there is no entry, or "other" if another program wrote the entry.
@@ -132,7 +134,7 @@ def owner(config: Kubeconfig, field: str, name: str) -> ClusterRef | Literal["ot
     return None if entry is None else (_ref(field, entry) or "other")
 
 
-def check_owner(config: Kubeconfig, path: Path, name: str, ref: ClusterRef) -> None:
+def check_owner(config: KubeconfigDocument, path: Path, name: str, ref: ClusterRef) -> None:
     """Raise CommandError if an entry with this name belongs to another program, cluster or login."""
     for noun, entry_name in _entry_names(config, name, ref).items():
         found = owner(config, noun, entry_name)
@@ -147,7 +149,7 @@ def check_owner(config: Kubeconfig, path: Path, name: str, ref: ClusterRef) -> N
             )
 
 
-def merged(config: Kubeconfig) -> list[Merged]:
+def merged(config: KubeconfigDocument) -> list[Merged]:
     """Return the contexts that `merge` wrote."""
     clusters, users = config.entries("clusters"), config.entries("users")
     found = []
@@ -161,7 +163,7 @@ def merged(config: Kubeconfig) -> list[Merged]:
     return found
 
 
-def remove(config: Kubeconfig, contexts: set[str]) -> None:
+def remove(config: KubeconfigDocument, contexts: set[str]) -> None:
     """Remove contexts that `merge` wrote.
 
     Also removes the cluster entries and user entries of the contexts, if `merge` wrote these entries and no other

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from clustercert.cli.kubeconfig.document import Kubeconfig
+from clustercert.cli.kubeconfig.document import KubeconfigDocument
 from clustercert.cli.options import CommandError, home_folder
 from clustercert.cli.yaml_io import MalformedYaml, read_regular
 from clustercert.secure_file import write_private
@@ -39,12 +39,12 @@ def backup_of(path: Path) -> Path:
     return path.with_name(path.name + _BACKUP_SUFFIX)
 
 
-def load(path: Path) -> Kubeconfig:
+def load(path: Path) -> KubeconfigDocument:
     """Read a kubeconfig, or start a new one if the file is missing. Raises CommandError."""
     return _parsed(path, _content(path))
 
 
-def change(path: Path, edit: Callable[[Kubeconfig], None]) -> bool:
+def change(path: Path, edit: Callable[[KubeconfigDocument], None]) -> bool:
     """Edit a file while holding kubectl's lock, and keep a backup. Returns whether the text changed.
 
     Raises CommandError if the file can't be changed. The file is unchanged after such an error.
@@ -73,9 +73,9 @@ def change(path: Path, edit: Callable[[Kubeconfig], None]) -> bool:
         ) from error
 
 
-def _parsed(path: Path, content: bytes) -> Kubeconfig:
+def _parsed(path: Path, content: bytes) -> KubeconfigDocument:
     try:
-        return Kubeconfig(content)
+        return KubeconfigDocument(content)
     except MalformedYaml as error:
         raise CommandError(f"The file {path} can't be used as a kubeconfig. {error.message}") from None
 

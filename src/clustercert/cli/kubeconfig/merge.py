@@ -15,7 +15,7 @@ import typer
 from clustercert.cli.commands import expand_options
 from clustercert.cli.kubeconfig import entries, files
 from clustercert.cli.kubeconfig.contexts import KubeconfigOption, row_of_context, show_contexts
-from clustercert.cli.kubeconfig.document import CURRENT, LISTS, Kubeconfig
+from clustercert.cli.kubeconfig.document import CURRENT, LISTS, KubeconfigDocument
 from clustercert.cli.kubeconfig.entries import Merged
 from clustercert.cli.login import renewal
 from clustercert.cli.login.options import LoginOptions
@@ -145,7 +145,7 @@ class _Plan:
     """
 
     files: list[Path]
-    configs: dict[Path, Kubeconfig]
+    configs: dict[Path, KubeconfigDocument]
     merged: list[tuple[Path, Merged]]
     names: dict[str, ClusterRef] = field(default_factory=dict)
     present: set[str] = field(default_factory=set)
@@ -402,7 +402,9 @@ def _write(plan: _Plan, new: dict[str, _NewEntry], *, use: bool) -> list[dict[st
     return rows
 
 
-def _put(config: Kubeconfig, *, path: Path, new: Mapping[str, _NewEntry], current: str | None) -> None:
+def _put(
+    config: KubeconfigDocument, *, path: Path, new: Mapping[str, _NewEntry], current: str | None
+) -> None:
     """Put the new entries into a locked file.
 
     Checks again whether other programs have added entries with the same names in the meantime.
