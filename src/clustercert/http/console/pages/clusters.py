@@ -40,7 +40,7 @@ pages = Pages()
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class KubectlSetup:
     """How the visitor uses kubectl on a machine.
 
     Attributes:
@@ -118,7 +118,7 @@ async def my_clusters(visit: Visit) -> Response:
         next=with_query(LIST, given | following) if following is not None else None,
         are_all_counted=are_all,
         is_new=not certificates,
-        setup=Setup.of_visitor(visit),
+        setup=KubectlSetup.of_visitor(visit),
     )
 
 
@@ -132,7 +132,7 @@ async def connect(visit: Visit) -> Response:
         "cluster_connect.html",
         reach=Reach(cluster, requests.get(cluster["id"]), certificates[cluster["id"]]),
         are_all_counted=are_all,
-        setup=Setup.of_visitor(visit),
+        setup=KubectlSetup.of_visitor(visit),
     )
 
 
