@@ -102,7 +102,7 @@ LEFT_OUT = (
     f"{STDLIB}/sitecustomize.py",  # a link to a file in /etc that does nothing
 )
 # Modules that the service never imports. Compiled, they would add 4 MB to the compressed image.
-NOT_COMPILED = r"/(pygments|prompt_toolkit|wcwidth|testing|mssql|mysql|oracle)/"
+NOT_COMPILED = r"/(pygments|testing|mssql|mysql|oracle)/"
 CA_CERTIFICATES = "usr/share/ca-certificates/mozilla"
 CA_BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 STATE = "var/lib/clustercert"
@@ -482,7 +482,8 @@ def make_layers(folder: Path, wheels: Path, moment: datetime) -> Iterator[Layer]
     packages = make_system(folder, system, architecture)
     yield pack_layer(system, f"packages of Debian {DEBIAN_VERSION}", OWNERS)
 
-    install(libraries, "--require-hashes", "--requirements", ROOT / LOCK)
+    # The lock file lists all dependencies, except those that the image does not need.
+    install(libraries, "--no-deps", "--require-hashes", "--requirements", ROOT / LOCK)
     compile_modules(system, libraries, SITE_PACKAGES)
     yield pack_layer(libraries, LOCK)
 

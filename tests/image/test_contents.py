@@ -115,6 +115,9 @@ def test_the_sbom_names_the_packages_of_the_lock_file_that_are_installed(
     assert installed - locked == {("clustercert", __version__)}
     assert {name for name, _ in locked - installed} == {"colorama"}  # for Windows
     assert ("common-expression-language", "0.10.0") in installed
+    assert {name for name, _ in installed}.isdisjoint(
+        {"prompt-toolkit", "pyreadline3", "textual", "urwid", "wcwidth"}
+    )
 
 
 def test_every_file_of_a_python_package_is_unchanged(archive: ImageArchive) -> None:

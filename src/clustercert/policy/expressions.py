@@ -1,9 +1,11 @@
 """Conditions in CEL. This module also checks expressions for errors that the CEL library does not detect."""
 
 import re
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from clustercert.model.wheel import wheel_file
@@ -402,6 +404,7 @@ def compile_expression(source: str, known: frozenset[str] = _VARIABLES) -> "Prog
     """Compile and check an expression. Raises ValueError for errors, unknown variables, or an unbounded cost."""
     if len(source.encode()) > MAX_EXPRESSION:
         raise ValueError(f"an expression must have at most {MAX_EXPRESSION} bytes")
+    _leave_out_terminal()
     try:
         from cel import cel  # noqa: PLC0415 - an optional dependency that takes 0.2 s to import
     except ImportError as error:
@@ -457,6 +460,11 @@ def _context(decision_input: DecisionInput) -> "Context":
     from cel import cel  # noqa: PLC0415 - imported by compile_expression
 
     return cel.Context(variables(decision_input))
+
+
+def _leave_out_terminal() -> None:
+    """Keep the CEL library from importing its interactive terminal, whose packages the image does not have."""
+    sys.modules.setdefault("cel.cli", ModuleType("cel.cli"))
 
 
 def variables(decision_input: DecisionInput) -> dict[str, Any]:
