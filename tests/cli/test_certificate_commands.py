@@ -1,4 +1,4 @@
-"""`clustercert certificate`: list, show, revoke, access and CRL."""
+"""`clustercert certificate`: list, show, revoke and access."""
 
 import csv
 import io
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.cli.certificate import command as certificate_commands
 from clustercert.client import connection
@@ -18,7 +17,7 @@ from clustercert.pki.certificates import fingerprint
 from clustercert.pki.leaf import serial_hex
 from support import world as worlds
 from support.command_line import Operator
-from support.leaf_checks import leaf_of, openssl
+from support.leaf_checks import leaf_of
 from support.service import Service
 from support.stores import execute, rows
 from support.world import World
@@ -510,20 +509,3 @@ def test_the_access_report_explains_the_controls(shell: Shell) -> None:
     assert names.split() == [shell.name(2)]
     done = shell.operator.run("certificate", "revoke", shell.name(3), "--yes")
     assert "refuses it within seconds (webhook), if its API server is configured" in done.err
-
-
-def test_the_printed_crl_verifies(shell: Shell, tmp_path: Path) -> None:
-    shell.operator.output("certificate", "revoke", shell.name(0), "--yes")
-    pem = shell.operator.output("certificate", "crl", "--cluster", "plain")
-    (tmp_path / "crl.pem").write_text(pem)
-    (tmp_path / "ca.pem").write_bytes(shell.world.client_ca("plain").public_bytes(Encoding.PEM))
-    openssl("crl", "-in", tmp_path / "crl.pem", "-CAfile", tmp_path / "ca.pem", "-noout")
-    listed = x509.load_pem_x509_crl(pem.encode())
-    assert [revoked.serial_number for revoked in listed] == [shell.issued[0][2].serial_number]
-    out = tmp_path / "out.pem"
-    ca = shell.world.clusters["plain"].client_ca.id
-    shell.operator.output("certificate", "crl", "--cluster", "plain", "--ca", ca, "--out", out)
-    assert x509.load_pem_x509_crl(out.read_bytes()).issuer == listed.issuer
-    assert "no such client CA" in shell.operator.error(
-        "certificate", "crl", "--cluster", "plain", "--ca", "x"
-    )

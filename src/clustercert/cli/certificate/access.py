@@ -1,7 +1,6 @@
-"""`clustercert certificate access` and `crl`: who has access to a cluster, and the revocation list of a client CA."""
+"""`clustercert certificate access`: who has access to a cluster."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -55,7 +54,6 @@ _COLUMNS = (
 )
 _USED_COLUMNS = ("certificate", "user", "used_after_revocation_at", "fingerprint")
 _UNKNOWN_COLUMNS = ("username", "has_access", "certificate", "last_seen_at", "groups", "fingerprint")
-_PEM = "application/x-pem-file"
 
 
 @on_service
@@ -118,38 +116,6 @@ def show_access(
             show_list(used, Output.TABLE, columns=_USED_COLUMNS, name="certificate", keep=_USED_COLUMNS[1:3])
         _print_summary(report)
         (_print_explanations if explain else _print_controls)(report)
-
-
-@on_service
-def crl(
-    client: "AdministrationClient",
-    cluster: ClusterOption,
-    project: InProjectOption = None,
-    domain: ProjectDomainOption = None,
-    ca: Annotated[
-        str | None, typer.Option(metavar="ID", help="Id of the client CA. [default: the active one]")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File to write. [default: standard output]")
-    ] = None,
-) -> None:
-    """Print the certificate revocation list of a client CA (PEM).
-
-    kube-apiserver does not read CRLs; other verifiers do.
-
-    Examples:
-        clustercert certificate crl --cluster prod --out prod.crl
-    """
-    from clustercert.client.administration import path_of
-
-    found = find_cluster(client, cluster, project, domain)
-    path = path_of("clusters", str(found["id"]), "client-cas", ca or str(found["client_ca_id"]), "crl")
-    pem = client.text(path, _PEM)
-    if out is None:
-        write_out(pem)
-    else:
-        out.write_text(pem, encoding="ascii")
-        print_note(f"Wrote {out}.")
 
 
 def _whole_report(client: "AdministrationClient", path: str, query: Mapping[str, str]) -> "JsonObject":
