@@ -30,7 +30,6 @@ COMMANDS = (
     "cluster list",
     "cluster show " + LONG,
     "keys list",
-    "db current",
     "kubernetes token list " + LONG,
     "audit tail",
     "audit tail --kind cluster.*",

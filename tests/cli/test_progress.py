@@ -41,7 +41,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
         "audit verify": r"\[#{30}\] \d+/\d+ events checked",
         "audit verify --export exported": r"\[#{30}\] \d+/\d+ events checked",
         "audit export --out again": r"\[#{30}\] \d+/\d+ events exported",
-        "audit check-certificates": "0 certificates checked",
+        "db check --certificates": "0 certificates checked",
         "policy replay": None,
         "export --local": "1 documents",
         "diff -f new.yaml --local": r"\[#{30}\] 1/1 documents compared",

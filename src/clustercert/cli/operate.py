@@ -25,7 +25,16 @@ from clustercert.cli.session import (
     settings,
     settings_loader,
 )
-from clustercert.cli.terminal.output import Output, OutputOption, Progress, print_note, show_list, show_one
+from clustercert.cli.terminal.output import (
+    Output,
+    OutputOption,
+    Progress,
+    Row,
+    print_note,
+    row_of,
+    show_list,
+    show_one,
+)
 from clustercert.cli.terminal.prompts import confirm
 from clustercert.model.choices import ServerRole
 from clustercert.model.errors import Conflict
@@ -39,6 +48,8 @@ if TYPE_CHECKING:
     from clustercert.settings import Settings
     from clustercert.store.engine.database import Database
 
+# The number of certificates that one query reads.
+_PAGE_SIZE = 1000
 
 db = typer.Typer(name="db", help="Manage the database and its schema.", no_args_is_help=True)
 
@@ -75,37 +86,29 @@ def upgrade(
 
 
 @db.command()
-def current(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
-    """Show the schema version of the database.
-
-    Also shows the version that this program needs.
-    """
-    import asyncio
-
-    from clustercert.store.engine import migrate
-    from clustercert.store.engine.database import Database
-
-    loaded = settings(context)
-    require_database(loaded, context.obj.config)
-
-    async def version() -> str | None:
-        database = Database(loaded.store_url, data_dir=loaded.data_dir)
-        try:
-            return await migrate.current(database)
-        finally:
-            await database.close()
-
-    show_one({"current": asyncio.run(version()), "needed": migrate.head()}, output, name="current")
-
-
-@db.command()
-def check(context: typer.Context) -> None:
+def check(
+    context: typer.Context,
+    certificates: Annotated[
+        bool,
+        typer.Option(
+            "--certificates",
+            help="Also compare each stored certificate with its row, its CA and the policy's limits. A running service "
+            "does the same in the background.",
+        ),
+    ] = False,
+) -> None:
     """Check the schema, the keys and the names of issuers. Exits with status 1 if a check fails. Also warns of risks.
 
-    Names each key-encryption key that the database needs, and whether the key can be used now.
-    """
+    Shows the revision of the schema. Names each key-encryption key that the database needs, and whether the key can be
+    used now.
 
-    async def work(reader: Reader) -> None:
+    Examples:
+        clustercert db check
+        clustercert db check --certificates
+    """
+    from clustercert.store.engine import migrate
+
+    async def work(reader: Reader) -> str | None:
         # Opening the store has already checked the schema, and whether the keys belong to the database.
         await reader.directory.require_free(reader.settings.identity.authority_names)
         await _print_warnings(reader.settings, reader.database)
@@ -115,9 +118,42 @@ def check(context: typer.Context) -> None:
                 f"These key-encryption keys can't be used: {', '.join(map(str, unusable))}. Without all of the keys of "
                 "a data key, the service can't start."
             )
+        if certificates:
+            await _check_certificates(reader)
+        return await migrate.current(reader.database)
 
-    examine(context, work)
-    print_note("The database schema and the keys are valid.")
+    print_note(f"The database schema ({examine(context, work)}) and the keys are valid.")
+
+
+async def _check_certificates(reader: Reader) -> None:
+    """Check all stored certificates. Prints those that fail the check, and raises CommandError if there are any."""
+    from clustercert.audit.retention import CertificateScrubber
+    from clustercert.model import utc_now
+
+    checker = CertificateScrubber(reader.database, reader.settings.policy.policy(), utc_now)
+    count, position, rows = 0, 0, list[Row]()
+    with Progress("certificates checked") as progress:
+        while True:
+            checked = await checker.check_after(position, _PAGE_SIZE)
+            position = checked.last_id
+            count += checked.count
+            progress.advance(checked.count)
+            for mismatch in checked.mismatches:
+                record = mismatch.certificate.record
+                names = row_of(record, "serial", "cluster_id", "user_id")
+                rows.append(
+                    {"fingerprint": record.fingerprint.hex(), **names, "problems": list(mismatch.problems)}
+                )
+            if checked.count < _PAGE_SIZE:
+                break
+    if not rows:
+        print_note(f"{count} certificates were checked.")
+        return
+    columns = ("fingerprint", "problems", "serial", "cluster_id", "user_id")
+    show_list(rows, Output.TABLE, columns=columns, name="fingerprint", keep=columns[:2])
+    raise CommandError(
+        f"{count} certificates were checked, and {len(rows)} differ from their row, their CA or the policy's limits."
+    )
 
 
 @db.command()

@@ -99,9 +99,6 @@ def _retention(operator: Operator) -> "Retention":
     return Retention(EvidenceQueries(operator.components.database), utc_now)
 
 
-app.command("check-certificates")(verify.check_certificates)
-
-
 async def _seal_waiting_events(operator: Operator) -> None:
     """Seal the waiting events (add them to the Merkle tree), because only sealed events are listed.
 

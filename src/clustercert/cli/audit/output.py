@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from clustercert.cli.options import UsageError, read_file
 from clustercert.cli.terminal.output import (
     Output,
-    Row,
     document,
     print_note,
     row_of,
@@ -20,7 +19,6 @@ from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
     from clustercert.audit.findings import VerificationReport
-    from clustercert.audit.retention import Mismatch
     from clustercert.audit.verification import TrustedHead
     from clustercert.merkle.notes import VerifierKey
 
@@ -85,13 +83,6 @@ def show_report(report: "VerificationReport", output: Output) -> None:
         print_note(f"{finding.kind.problem.upper()}: {finding.text()}")
     if report.found > len(report.findings):
         print_note(f"There are {report.found - len(report.findings)} more findings.")
-
-
-def mismatch_row(mismatch: "Mismatch") -> Row:
-    """Return the table row for a certificate that failed `check-certificates`."""
-    record = mismatch.certificate.record
-    row = {"fingerprint": record.fingerprint.hex(), **row_of(record, "serial", "cluster_id", "user_id")}
-    return {**row, "problems": list(mismatch.problems)}
 
 
 def read_text(file: Path) -> str:

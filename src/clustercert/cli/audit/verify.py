@@ -10,7 +10,6 @@ import typer
 
 from clustercert.cli.audit.events import event_row
 from clustercert.cli.audit.output import (
-    mismatch_row,
     parse_key,
     read_text,
     show_report,
@@ -24,10 +23,8 @@ from clustercert.cli.terminal.output import (
     Output,
     OutputOption,
     Progress,
-    Row,
     print_note,
     row_of,
-    show_list,
     show_one,
     with_times,
     write_out,
@@ -116,9 +113,6 @@ async def _own_key(
         return derived, None, ""
     facts = {"stored": str(stored), "derived": str(derived)}
     return derived, Finding(FindingKind.KEY_REPLACED, facts=facts), ""
-
-
-_PAGE_SIZE = 1000
 
 
 def verify(
@@ -237,37 +231,6 @@ async def checkpoint(operator: Operator, output: OutputOption = Output.TABLE) ->
 async def show_key(operator: Operator) -> None:
     """Show the log's verifier key. Keep the key with your saved checkpoints."""
     write_out(f"{await operator.components.log_sealer.verifier_key()}\n")
-
-
-@on_store
-async def check_certificates(operator: Operator, output: OutputOption = Output.TABLE) -> None:
-    """Check every stored certificate.
-
-    Compares each certificate with its database row, its CA and the policy's limits. Exits with status 1 on a mismatch.
-    A running service does the same in the background.
-    """
-    from clustercert.audit.retention import CertificateScrubber
-    from clustercert.model import utc_now
-
-    policy = operator.components.settings.policy.policy()
-    checker = CertificateScrubber(operator.components.database, policy, utc_now)
-    count, position, rows = 0, 0, list[Row]()
-    with Progress("certificates checked") as progress:
-        while True:
-            checked = await checker.check_after(position, _PAGE_SIZE)
-            position = checked.last_id
-            count += checked.count
-            progress.advance(checked.count)
-            rows += [mismatch_row(mismatch) for mismatch in checked.mismatches]
-            if checked.count < _PAGE_SIZE:
-                break
-    if rows or output is not Output.TABLE:
-        show_list(
-            rows, output, columns=("fingerprint", "serial", "cluster_id", "problems"), name="fingerprint"
-        )
-    print_note(f"{count} certificates were checked; {len(rows)} failed the check.")
-    if rows:
-        raise typer.Exit(1)
 
 
 def _verify_proof(file: Path, given: str, output: Output) -> None:
