@@ -74,7 +74,7 @@ def site(made: tuple[Operator, str], tmp_path: Path) -> Iterator[OperatedCluster
             *("--internal-url", cluster.url, "--server-ca", cluster.server_ca),
         )
         try:
-            cluster.trust(operator.output("kubernetes", "ca-bundle", "prod").encode())
+            cluster.trust(operator.output("cluster", "ca", "show", "prod", "--bundle").encode())
             yield OperatedCluster(operator, cluster, url)
         finally:
             operator.output("cluster", "remove", "prod", "--yes")

@@ -63,7 +63,7 @@ def new(site: RotatingService, tmp_path: Path) -> Iterator[NewRotation]:
 
 def trust(operator: Machine, rotation: Rotation) -> None:
     """Write the printed bundle to the API servers."""
-    bundle = operator.output("kubernetes", "ca-bundle", rotation.cluster_id).encode()
+    bundle = operator.output("cluster", "ca", "show", rotation.cluster_id, "--bundle").encode()
     for double in rotation.doubles:
         double.trust(bundle)
 

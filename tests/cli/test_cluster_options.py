@@ -70,7 +70,7 @@ def test_ca_show_says_where_the_key_is(registered: Operator) -> None:
     assert (shown["signer"], shown["key_properties"]) == ("local", {})
     table = registered.output("cluster", "ca", "show", "prod")
     assert "the service's database, encrypted under a data key" in " ".join(table.split())
-    refused = registered.run("cluster", "ca", "show", "prod", "--policy")
+    refused = registered.run("cluster", "ca", "show", "prod", "--access-policy")
     assert (refused.code, "The signer local needs no policy." in refused.err) == (2, True)
 
 

@@ -89,7 +89,7 @@ ON_THE_STORE = {
         "certificate revoke deadbeefdeadbeef --yes",
         "certificate revoke --user nope --everywhere --yes",
         "certificate access --cluster nope",
-        "kubernetes ca-bundle nope",
+        "cluster ca show nope --bundle",
         "kubernetes token list nope",
         "kubernetes token create nope",
         "kubernetes verify nope",

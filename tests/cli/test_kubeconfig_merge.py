@@ -522,11 +522,11 @@ def test_operators_tell_clusters_of_one_name_apart(
     (domain, cluster), operator = namesake, own_desk.user.operator
     assert "DOMAIN" in operator.output("cluster", "list").splitlines()[0]
     assert operator.output_json("cluster", "show", own_desk.first, "--domain", domain)["id"] == cluster
-    for command in (("cluster", "show"), ("kubernetes", "ca-bundle"), ("kubernetes", "verify")):
+    for command in (("cluster", "show"), ("cluster", "ca", "show"), ("kubernetes", "verify")):
         refused = operator.error(*command, own_desk.first)
         assert f" {domain}/eu-de/{own_desk.first}" in refused
     assert "BEGIN CERTIFICATE" in operator.output(
-        "kubernetes", "ca-bundle", own_desk.first, "--project", "eu-de", "--domain", domain
+        "cluster", "ca", "show", own_desk.first, "--project", "eu-de", "--domain", domain, "--bundle"
     )
     full = f"{domain}/eu-de/{own_desk.first}"
     assert f"remove the cluster {full} ({cluster})" in operator.run("cluster", "remove", full).err

@@ -194,13 +194,13 @@ def test_a_cluster_without_the_client_ca_fails_with_advice(site: OperatedCluster
     code, checks = site.verify()
     assert (code, checks["authenticate"]["result"]) == (1, "failed")
     assert "401" in checks["authenticate"]["detail"]
-    assert "ca-bundle" in checks["authenticate"]["advice"]
+    assert "client-ca.pem" in checks["authenticate"]["advice"]
 
 
 def test_a_cluster_without_bindings_fails_the_authorization_check(site: OperatedCluster) -> None:
     code, checks = site.verify()
     assert (code, checks["authorize"]["result"]) == (1, "failed")
-    assert "kubernetes rbac" in checks["authorize"]["advice"]
+    assert "rbac.yaml" in checks["authorize"]["advice"]
 
 
 def test_the_option_can_names_the_permissions_to_test(site: OperatedCluster) -> None:
@@ -431,7 +431,7 @@ def test_known_only_is_verified_in_a_cluster_that_signs_itself(
             *("--webhook-mode", "known-only"),
         )
         try:
-            cluster.trust(operator.output("kubernetes", "ca-bundle", "prod").encode())
+            cluster.trust(operator.output("cluster", "ca", "show", "prod", "--bundle").encode())
             site = OperatedCluster(operator, cluster, url)
             site.set_up()
             checks = site.verify()[1]

@@ -27,7 +27,7 @@ def rsa_site(made: tuple[Operator, str], tmp_path: Path) -> Iterator[OperatedClu
         finally:
             operator.config.write_text(before)
         try:
-            cluster.trust(operator.output("kubernetes", "ca-bundle", "prod").encode())
+            cluster.trust(operator.output("cluster", "ca", "show", "prod", "--bundle").encode())
             yield OperatedCluster(operator, cluster, url)
         finally:
             operator.output("cluster", "remove", "prod", "--yes")

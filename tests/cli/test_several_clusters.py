@@ -72,8 +72,8 @@ def test_a_project_is_given_with_its_domain(sites: OperatedCluster, tmp_path: Pa
     assert shown["id"] in (tmp_path / "one" / "setup.toml").read_text()
     ambiguous = set_up(sites, tmp_path / "none", "test")
     assert "named test. Write Default/eu-de/test or acme/eu-de/test." in ambiguous.err
-    bundle = sites.operator.output("kubernetes", "ca-bundle", "acme/eu-de/test")
-    assert bundle == sites.operator.output("kubernetes", "ca-bundle", shown["id"])
+    bundle = sites.operator.output("cluster", "ca", "show", "acme/eu-de/test", "--bundle")
+    assert bundle == sites.operator.output("cluster", "ca", "show", shown["id"], "--bundle")
 
 
 def test_a_failure_does_not_stop_the_others(sites: OperatedCluster, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`clustercert db`, `keys`, `cluster` and `kubernetes rbac`, and the settings."""
+"""`clustercert db`, `keys` and `cluster`, and the settings."""
 
 import stat
 from datetime import UTC, datetime, timedelta
@@ -245,14 +245,14 @@ def test_adding_a_cluster_says_what_comes_next(operator: Operator, server_ca: Pa
         "--server-ca",
         server_ca,
     )
-    assert "clustercert kubernetes ca-bundle" in done.err
+    assert "DIR/client-ca.pem" in done.err
     assert "add --distribution" in done.err
-    assert "clustercert kubernetes rbac" in done.err
+    assert "DIR/rbac.yaml" in done.err
 
 
 def test_the_printed_bundle_is_the_clusters_client_ca(operator: Operator, server_ca: Path) -> None:
     added = add(operator, server_ca)
-    bundle = operator.output("kubernetes", "ca-bundle", "prod")
+    bundle = operator.output("cluster", "ca", "show", "prod", "--bundle")
     (ca,) = x509.load_pem_x509_certificates(bundle.encode())
     ((der,),) = rows(operator.folder / "data" / "clustercert.db", "SELECT certificate_der FROM client_ca")
     assert ca == x509.load_der_x509_certificate(bytes(der))  # type: ignore[call-overload] # a BLOB
@@ -346,58 +346,6 @@ def test_a_cluster_is_imported_from_a_kubeconfig(operator: Operator, server_ca: 
     assert done.code == 0, done.err
     assert yaml.safe_load(done.out)["internal_url"] == "https://k:6443"
     assert "proxy-url" in done.err
-
-
-def test_rbac_prints_bindings_for_the_policys_groups(operator: Operator) -> None:
-    documents = list(yaml.safe_load_all(operator.output("kubernetes", "rbac")))
-
-    assert [(d["subjects"][0]["name"], d["roleRef"]["name"]) for d in documents] == [
-        ("clustercert:admins", "cluster-admin"),
-        ("clustercert:editors", "edit"),
-        ("clustercert:viewers", "view"),
-    ]
-    assert {d["apiVersion"] for d in documents} == {"rbac.authorization.k8s.io/v1"}
-    assert {d["metadata"]["labels"]["app.kubernetes.io/managed-by"] for d in documents} == {"clustercert"}
-
-
-def test_rbac_says_why_it_binds_nothing(operator: Operator) -> None:
-    rule = (
-        '[policy]\nrole_groups = false\n[[policy.rules]]\nwhen.groups = ["team-*"]\ngrant.groups = ["{}"]\n'
-    )
-    operator.configure(rule.replace("{}", "team:{group}"))
-    done = operator.run("kubernetes", "rbac")
-    assert (done.code, done.out) == (0, "")
-    assert done.err == (
-        "Nothing to bind: the policy's groups come from templates (team:{group}). Bind each group yourself: "
-        "`kubectl create clusterrolebinding NAME --clusterrole edit --group GROUP`.\n"
-    )
-    operator.configure(rule.replace("{}", "auditors"))
-    done = operator.run("kubernetes", "rbac")
-    assert done.out.startswith("# The group auditors is not bound here.")
-    assert done.err == ""
-    operator.configure("[policy]\nrole_groups = false\n")
-    assert operator.run("kubernetes", "rbac").err == "Nothing to bind: the policy grants no groups.\n"
-
-
-def test_the_option_bind_binds_custom_groups(operator: Operator) -> None:
-    operator.configure(
-        '[[policy.rules]]\nwhen.roles = ["admin"]\n'
-        'grant.groups = ["clustercert:admins", "a/b", "a-b", "auditors"]\n'
-    )
-
-    printed = operator.output(
-        "kubernetes", "rbac", "--bind", "a/b=view", "--bind", "a-b=edit", "--bind", "clustercert:admins=admin"
-    )
-
-    documents = list(yaml.safe_load_all(printed))
-    bound = {d["subjects"][0]["name"]: d["roleRef"]["name"] for d in documents}
-    assert bound == {"clustercert:admins": "admin", "a/b": "view", "a-b": "edit"}
-    names = {d["metadata"]["name"] for d in documents}
-    assert len(names) == len(documents)
-    assert not any("/" in name for name in names)
-    assert "# The group auditors is not bound here" in printed
-    assert "--bind" in operator.usage_error("kubernetes", "rbac", "--bind", "nobody=view")
-    assert "--bind" in operator.usage_error("kubernetes", "rbac", "--bind", "view")
 
 
 def test_serve_refuses_a_demos_folder(operator: Operator, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def joined(site: AccessSite, server: Cluster, program: Path, folder: Path) -> Ac
         *("--webhook-url", site.url, "--webhook-ca", operator.folder / SERVICE_CA),
         *("--unauthorized-ttl", "500ms", "--timeout", "30s"),
     )
-    server.trust(operator.output("kubernetes", "ca-bundle", NAME).encode())
+    server.trust(operator.output("cluster", "ca", "show", NAME, "--bundle").encode())
     server.authorize_with(control_plane / "authorization-config.yaml")
     server.serve()
     bindings = ((STANDING, READER), (REQUESTED, "cluster-admin"))

@@ -29,7 +29,7 @@ def test_twenty_kubectl_open_one_window(site: Site, tmp_path: Path) -> None:
     with ApiServer(tmp_path) as cluster:
         address = ("--internal-url", cluster.url, "--server-ca", cluster.server_ca)
         site.operator.output("cluster", "add", "lab", "--project", "eu-de", *address)
-        cluster.trust(site.operator.output("kubernetes", "ca-bundle", "lab").encode())
+        cluster.trust(site.operator.output("cluster", "ca", "show", "lab", "--bundle").encode())
         cluster.bind("clustercert:admins", "cluster-admin")
         user.log_in_by_browser()
         user.output("kubeconfig", "merge", "lab", "--context-name", "lab")

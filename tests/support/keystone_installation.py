@@ -250,7 +250,7 @@ def make(folder: Path, keystone: RealKeystone) -> Site:
         settings, "cluster", "add", "prod", "--project", project_id, "--internal-url", "https://10.0.0.1:6443",
         "--server-ca", server_ca, "--output", "json",
     )  # fmt: skip
-    (folder / "client-ca.pem").write_text(operator(settings, "kubernetes", "ca-bundle", "prod"))
+    (folder / "client-ca.pem").write_text(operator(settings, "cluster", "ca", "show", "prod", "--bundle"))
     return replace(site, cluster_id=json.loads(added)["id"])
 
 

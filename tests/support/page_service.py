@@ -137,7 +137,7 @@ def new_service(folder: Path, prod: ApiServer) -> PageService:
             "spec": {"internal_url": prod.url, "server_ca": prod.server_ca.read_text()},
         },
     )
-    prod.trust(service.run("kubernetes", "ca-bundle", CLUSTER).encode())
+    prod.trust(service.run("cluster", "ca", "show", CLUSTER, "--bundle").encode())
     return service
 
 

@@ -71,7 +71,7 @@ def register(demo: Demo, name: str, apiserver: Addressed, *more: str) -> Registe
         "--server-ca", apiserver.server_ca, *more, "--output", "json",
     )  # fmt: skip
     cluster_id = json.loads(added)["id"]
-    bundle_pem = operator(demo, "kubernetes", "ca-bundle", cluster_id).encode()
+    bundle_pem = operator(demo, "cluster", "ca", "show", cluster_id, "--bundle").encode()
     client_ca = apiserver.server_ca.with_name(f"{name}-client-ca.pem")
     client_ca.write_bytes(bundle_pem)
     return RegisteredCluster(replace(tenant, cluster_id=cluster_id, client_ca=client_ca), bundle_pem)

@@ -8,7 +8,6 @@ _OVER_API_PAIRS = {
     ("audit", "show"),
     ("audit", "tail"),
     ("identity", "explain"),
-    ("kubernetes", "ca-bundle"),
     ("kubernetes", "token"),
     ("policy", "explain"),
     ("policy", "replay"),

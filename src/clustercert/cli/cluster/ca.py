@@ -64,19 +64,39 @@ def show(
     name: ClusterArgument,
     project: InProjectOption = None,
     domain: ProjectDomainOption = None,
+    bundle: Annotated[
+        bool,
+        typer.Option(
+            "--bundle",
+            help="Print only the CAs that API servers must accept (PEM). During a rotation, the old and the new CA are "
+            "printed, until its completion is asked for.",
+        ),
+    ] = False,
     access_policy: Annotated[
         bool,
         typer.Option(
-            "--policy", help="Print only the policy that the service's account needs at the key's place."
+            "--access-policy",
+            help="Print only the policy that the service's account needs where the key is.",
         ),
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a cluster's client CA: where its key is, and the proof. Only for operators and admins of the project.
 
-    During a rotation, also names the CA that will sign (`next`), or that signed before (`retiring`).
+    During a rotation, also names the CA that will sign (`next`), or that signed before (`retiring`). `kubernetes setup`
+    also writes the output of --bundle. Write it and the API server's current client CAs into a new file, and name this
+    file in the API server's flag --client-ca-file.
+
+    Examples:
+        clustercert cluster ca show prod
+        clustercert cluster ca show prod --bundle
     """
+    if bundle and access_policy:
+        raise UsageError("Give either --bundle or --access-policy.")
     found = find_cluster(client, name, project, domain)
+    if bundle:
+        write_out(client.text(cluster_path(found, "client-cas", "bundle"), "application/x-pem-file"))
+        return
     ca = client.get(cluster_path(found, "client-ca"))
     if access_policy:
         if not ca["access_policy"]:

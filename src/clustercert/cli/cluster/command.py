@@ -58,7 +58,7 @@ cluster = typer.Typer(name="cluster", help=RESOURCES["cluster"].help, no_args_is
 cluster.add_typer(cluster_ca.app)
 
 _COLUMNS = ("name", "project", "version", "internal_url", "external_url", "id", "verified_at")
-# Fields of a cluster that the commands do not show. `kubernetes ca-bundle` prints the CAs.
+# Fields of a cluster that the commands do not show. `cluster ca show --bundle` prints the CAs.
 _HIDDEN = frozenset({"server_ca", "client_ca"})
 # The signer of clusters that sign with their own CA.
 _CLUSTER_SIGNS = "csr_api"
@@ -460,16 +460,15 @@ def add(
         print_note(
             f"Next: run `clustercert kubernetes setup {added['id']} --out DIR`, and follow DIR/README.md, so that the"
             " cluster denies revoked certificates. The API server trusts the client CA already. As a minimum, apply"
-            " the output of `clustercert kubernetes rbac`."
+            " DIR/rbac.yaml."
         )
         enforcement.print_next_step(added["id"])
         return
     print_note(
         f"Next: run `clustercert kubernetes setup {added['id']} --out DIR`, and follow DIR/README.md. Unless kubeadm "
         "made the cluster, add --distribution. As a minimum, write a new file with the API server's present client CAs "
-        f"and the output of `clustercert kubernetes ca-bundle {added['id']}`, name that file in --client-ca-file, and "
-        "apply the output of `clustercert kubernetes rbac`. Don't append to kubeadm's ca.crt: pods and nodes also use "
-        "it as the CA of the API server."
+        "and DIR/client-ca.pem, name that file in --client-ca-file, and apply DIR/rbac.yaml. Don't append to kubeadm's "
+        "ca.crt: pods and nodes also use it as the CA of the API server."
     )
     enforcement.print_next_step(added["id"])
 

@@ -8,7 +8,6 @@ import typer
 from clustercert.cli.commands import on_service, on_store
 from clustercert.cli.kubernetes import remove as leave
 from clustercert.cli.kubernetes import setup, verify
-from clustercert.cli.kubernetes.setup import BindOption, parse_bindings
 from clustercert.cli.lookup import cluster_path, find_cluster, full_name
 from clustercert.cli.options import (
     ClusterArgument,
@@ -19,7 +18,7 @@ from clustercert.cli.options import (
     UnknownName,
     YesOption,
 )
-from clustercert.cli.session import Operator, settings
+from clustercert.cli.session import Operator
 from clustercert.cli.terminal.output import (
     Output,
     OutputOption,
@@ -30,7 +29,6 @@ from clustercert.cli.terminal.output import (
     with_times,
     write_out,
 )
-from clustercert.cli.terminal.printable import printable
 from clustercert.cli.terminal.prompts import confirm
 from clustercert.model.errors import InvalidRequest
 
@@ -221,23 +219,6 @@ app.command("import-audit-log")(import_audit_log)
 app.add_typer(token)
 
 
-@app.command("ca-bundle")
-@on_service
-def ca_bundle(
-    client: "AdministrationClient",
-    name: ClusterArgument,
-    project: InProjectOption = None,
-    domain: ProjectDomainOption = None,
-) -> None:
-    """Print the client CAs of a cluster (PEM). Only for operators and admins of the project.
-
-    Write the printed CAs and the API server's current client CAs into a new file. Name this file in the API server's
-    flag --client-ca-file. During a rotation, the old and the new CA are printed, until its completion is asked for.
-    """
-    path = cluster_path(find_cluster(client, name, project, domain), "client-cas", "bundle")
-    write_out(client.text(path, "application/x-pem-file"))
-
-
 @app.command("signer-access")
 def signer_access() -> None:
     """Print the service account and the rights that the signer csr_api needs in a cluster, and an admission policy.
@@ -249,38 +230,3 @@ def signer_access() -> None:
     from clustercert.kubernetes.setup.documents import to_yaml
 
     write_out(to_yaml(access.signer_access()))
-
-
-@app.command()
-def rbac(context: typer.Context, bind: BindOption = None) -> None:
-    """Print ClusterRoleBindings for the policy's groups.
-
-    Pipe the output into `kubectl apply -f -`. By default, the bindings bind admins to cluster-admin, editors to edit,
-    and viewers to view.
-
-    Examples:
-        clustercert kubernetes rbac --bind team:blue=edit
-    """
-    from clustercert.kubernetes.setup.documents import to_yaml
-    from clustercert.kubernetes.setup.rbac import bindings
-    from clustercert.kubernetes.setup.resolution import bound_roles
-    from clustercert.policy.rules import groups_and_templates
-
-    policy = settings(context).policy.policy()
-    groups = policy.groups
-    bound = bound_roles(groups, parse_bindings(bind))
-    for group in groups:
-        if group not in bound:
-            write_out(
-                f"# The group {printable(group)} is not bound here. Bind it, or add --bind GROUP=CLUSTERROLE.\n"
-            )
-    write_out(to_yaml(bindings(bound)))
-    if groups:
-        return
-    if templates := sorted(groups_and_templates(policy.rules)):
-        print_note(
-            f"Nothing to bind: the policy's groups come from templates ({', '.join(templates)}). Bind each group "
-            "yourself: `kubectl create clusterrolebinding NAME --clusterrole edit --group GROUP`."
-        )
-    else:
-        print_note("Nothing to bind: the policy grants no groups.")

@@ -164,7 +164,7 @@ _EXCEPTIONS: dict[int, type[CheckFailed]] = {
     500: NoDecision,
 }
 _ADVICE = {
-    UNAUTHORIZED: "The API server does not trust the client CA: add the output of `clustercert kubernetes ca-bundle` "
+    UNAUTHORIZED: "The API server does not trust the client CA: add client-ca.pem of `clustercert kubernetes setup` "
     "to the file that --client-ca-file names, or check the API server's clock.",
     FORBIDDEN: "The webhook or your own rules deny the request: see the API server's message.",
     500: "With failurePolicy Deny, the webhook may not have responded: check that the API server reaches this service.",

@@ -140,7 +140,7 @@ class ClusterVerification:
         if missing := [str(each) for each in permissions if not await self._probes[0].is_allowed(each)]:
             raise CheckFailed(
                 f"the certificate's user lacks permission to: {', '.join(missing)}",
-                "Apply the output of `clustercert kubernetes rbac`, or name the group's permissions with --can.",
+                "Apply rbac.yaml of `clustercert kubernetes setup`, or name the group's permissions with --can.",
             )
         if not permissions:
             return Passed("no permission was tested: give --can VERB:RESOURCE")
