@@ -406,14 +406,13 @@ def image_sbom(packages: Sequence[DebianPackage], installed: Path, moment: datet
     It has no hash of the wheel, which depends on the version of zlib that compresses the wheel.
     """
     project = f"pkg:pypi/{sbom.PROJECT}@{__version__}"
-    bundled = sbom.bundled_components(ROOT)
     names = {each.name.split("-")[0].replace("_", "-").lower() for each in installed.glob("*.dist-info")}
     locked = [
         replace(each, marker=None)
         for each in sbom.read_lock((ROOT / LOCK).read_text(encoding="utf-8"))
         if each.name in names
     ]
-    requires = sbom.requirements(locked, project, [each["bom-ref"] for each in bundled])
+    requires = sbom.requirements(locked, project)
     requires |= {each.purl: [] for each in packages}
     image = f"{sbom.PROJECT}-image"
     requires[image] = [project, *(each.purl for each in packages)]
@@ -426,7 +425,6 @@ def image_sbom(packages: Sequence[DebianPackage], installed: Path, moment: datet
         {"type": "operating-system", "name": "debian", "version": DEBIAN_VERSION},
         *map(debian_component, packages),
         sbom.application(project, __version__),
-        *bundled,
         *(sbom.component(each, None) for each in locked),
     ]
     return sbom.bill(metadata, components, requires)

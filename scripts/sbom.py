@@ -63,31 +63,6 @@ class LockedPackage:
         return f"pkg:pypi/{self.name}@{self.version}"
 
 
-@dataclass(frozen=True, slots=True)
-class BundledPackage:
-    """An npm package of which the wheel contains unchanged files.
-
-    Attributes:
-        folder: where the files are. A README.md there names the version.
-        license: the SPDX identifier.
-    """
-
-    name: str
-    folder: str
-    license: str
-    files: Sequence[str]
-
-
-BUNDLED = (
-    BundledPackage(
-        "swagger-ui-dist",
-        "src/clustercert/http/swagger_ui",
-        "Apache-2.0",
-        ("favicon-32x32.png", "swagger-ui-bundle.js", "swagger-ui.css"),
-    ),
-)
-
-
 def read_lock(text: str) -> list[LockedPackage]:
     """Parse a lock file. Raises ValueError for an entry without hashes or dependents."""
     packages = [
@@ -113,29 +88,17 @@ def document(root: Path, project_version: str) -> dict[str, Any]:
     packages = read_lock((root / LOCK).read_text(encoding="utf-8"))
     client = set(CLIENT_ENTRY.findall((root / CLIENT_LOCK).read_text(encoding="utf-8")))
     project = f"pkg:pypi/{PROJECT}@{project_version}"
-    bundled = bundled_components(root)
     return bill(
         _metadata(project, project_version),
-        [
-            *bundled,
-            *(component(package, None if package.name in client else SERVER_EXTRA) for package in packages),
-        ],
-        requirements(packages, project, [each["bom-ref"] for each in bundled]),
+        [component(package, None if package.name in client else SERVER_EXTRA) for package in packages],
+        requirements(packages, project),
     )
 
 
-def requirements(
-    packages: Sequence[LockedPackage], project: str, bundled: Sequence[str]
-) -> dict[str, list[str]]:
-    """Return which component requires which, by their references.
-
-    Args:
-        project: reference of the project's wheel.
-        bundled: references of components inside this wheel.
-    """
+def requirements(packages: Sequence[LockedPackage], project: str) -> dict[str, list[str]]:
+    """Return which component requires which, by their references. `project` is that of the project's wheel."""
     refs = {PROJECT: project} | {package.name: package.purl for package in packages}
-    requires: dict[str, list[str]] = {ref: [] for ref in (*refs.values(), *bundled)}
-    requires[project] += bundled
+    requires: dict[str, list[str]] = {ref: [] for ref in refs.values()}
     for package in packages:
         for dependent in package.dependents:
             requires[refs[dependent]].append(package.purl)
@@ -211,40 +174,6 @@ def component(package: LockedPackage, extra: str | None) -> dict[str, Any]:
     if properties:
         described["properties"] = properties
     return described
-
-
-def bundled_components(root: Path) -> list[dict[str, Any]]:
-    """The components for the npm packages in `BUNDLED`. Raises ValueError if a README.md does not name the version."""
-    return [_bundled_component(root, each) for each in BUNDLED]
-
-
-def _bundled_component(root: Path, package: BundledPackage) -> dict[str, Any]:
-    folder = root / package.folder
-    found = re.search(
-        rf"`{re.escape(package.name)}` ([\d.]+\d)", (folder / "README.md").read_text(encoding="utf-8")
-    )
-    if found is None:
-        raise ValueError(f"{package.folder}/README.md does not name the version of {package.name}.")
-    purl = f"pkg:npm/{package.name}@{found[1]}"
-    return {
-        "type": "library",
-        "bom-ref": purl,
-        "name": package.name,
-        "version": found[1],
-        "scope": "required",
-        "licenses": [{"license": {"id": package.license}}],
-        "purl": purl,
-        "components": [
-            {
-                "type": "file",
-                "name": name,
-                "hashes": [
-                    {"alg": "SHA-256", "content": hashlib.sha256((folder / name).read_bytes()).hexdigest()}
-                ],
-            }
-            for name in package.files
-        ],
-    }
 
 
 class SbomBuildHook(BuildHookInterface[BuilderConfig]):

@@ -243,11 +243,13 @@ class ApiSettings(Section):
             A certificate is valid for more than 1825 days only if `policy.max_lifetime` allows this.
         recommended_client: version of the command line that users should have at least, such as `0.2.0`. An older one
             says so once a day, at a terminal. By default, no version is recommended.
+        documentation: serve `/openapi.json`, and `/docs`, which needs the extra `docs`.
     """
 
     insecure_external: TrueOrFalse = True
     max_duration: int = Field(default=MAX_DAYS, ge=MAX_DAYS, le=MOST_DAYS)
     recommended_client: str | None = Field(default=None, pattern=r"^[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}$")
+    documentation: TrueOrFalse = True
 
 
 class IssuingSettings(Section):

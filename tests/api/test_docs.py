@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import schemathesis
 
 from clustercert.http import responses
+from clustercert.http.operations import _swagger_ui
 from support.service import Service
 from support.world import World
 
@@ -74,6 +76,32 @@ def test_the_root_redirects_browsers_and_gives_clients_the_versions(
         assert response.headers["vary"] == "Accept, User-Agent, X-Domain-Id"
         (version,) = response.json()["versions"]["values"]
         assert version["id"].startswith("v3")
+
+
+def test_without_swagger_ui_the_page_says_what_to_install(
+    client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "swagger_ui_bundle", None)
+    _swagger_ui.cache_clear()
+    for path in ("/docs", "/docs/assets/swagger-ui.css"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
+        assert "install the extra docs" in answer.json()["message"]
+    assert client.get("/openapi.json").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["index.html", "swagger-ui.js", "..%2Fdocs.html", "docs.html", "nothing"])
+def test_no_other_file_of_the_package_is_served(client: httpx2.Client, name: str) -> None:
+    assert client.get(f"/docs/assets/{name}").status_code == 404
+
+
+def test_the_documentation_can_be_turned_off(service_with: Callable[..., Service]) -> None:
+    client = service_with(api={"documentation": False}).client
+    for path in ("/docs", "/docs/assets/docs.js", "/openapi.json"):
+        answer = client.get(path)
+        assert answer.status_code == 404, path
+        assert "/docs" not in answer.text
+    assert client.get("/", headers={"Accept": "text/html"}).status_code == 300
 
 
 def document(client: httpx2.Client) -> Any:

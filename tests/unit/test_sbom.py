@@ -1,6 +1,5 @@
 """The SBOM names what the service consists of, in valid CycloneDX."""
 
-import hashlib
 import json
 import re
 import tomllib
@@ -52,7 +51,7 @@ def test_every_locked_package_has_its_version_and_hashes(document: dict[str, Any
 def test_it_follows_the_schema_of_cyclonedx(document: dict[str, Any]) -> None:
     validator = make_schemabased_validator(OutputFormat.JSON, SchemaVersion.from_version(sbom.SPEC_VERSION))
     assert validator.validate_str(json.dumps(document)) is None
-    document["components"][0]["licenses"][0]["license"]["id"] = "none"
+    document["metadata"]["component"]["licenses"][0]["license"]["id"] = "none"
     assert validator.validate_str(json.dumps(document)) is not None
 
 
@@ -61,7 +60,7 @@ def test_it_says_which_component_requires_which(document: dict[str, Any]) -> Non
     root = document["metadata"]["component"]["bom-ref"]
     requires = {each["ref"]: each["dependsOn"] for each in document["dependencies"]}
     assert requires.keys() == {root, *components}
-    assert {components[ref] for ref in requires[root]} > {"fastapi", "cryptography", "swagger-ui-dist"}
+    assert {components[ref] for ref in requires[root]} > {"fastapi", "cryptography"}
     assert [
         components[ref] for ref in requires["pkg:pypi/httpcore2@" + version_of(document, "httpcore2")]
     ] == [
@@ -73,17 +72,6 @@ def test_it_says_which_component_requires_which(document: dict[str, Any]) -> Non
         reached |= new
         new = {on for ref in new for on in requires[ref]} - reached
     assert reached == set(requires)
-
-
-def test_it_names_the_files_of_npm_packages_and_their_version(document: dict[str, Any]) -> None:
-    package, names = "swagger-ui-dist", {"favicon-32x32.png", "swagger-ui-bundle.js", "swagger-ui.css"}
-    (folder,) = [ROOT / each.folder for each in sbom.BUNDLED if each.name == package]
-    (component,) = [each for each in document["components"] if each["name"] == package]
-    named = {each["name"]: each["hashes"][0]["content"] for each in component["components"]}
-    assert named == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    script = next(each for each in names if each.endswith(".js"))
-    quoted = (f'"{component["version"]}"', f"'{component['version']}'")
-    assert any(each in (folder / script).read_text() for each in quoted)
 
 
 def test_the_same_source_gives_the_same_sbom_with_the_time_of_the_source(

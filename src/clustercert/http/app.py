@@ -73,11 +73,18 @@ ROUTERS: dict[ServerRole, tuple[APIRouter, ...]] = {
 WITH_HEAD = (clusters.router, keystone.router, operations.root_path, operations.router)
 
 
-def new_app(role: ServerRole = "all", *, built_in_identity: bool = True, console: bool = False) -> FastAPI:
+def new_app(
+    role: ServerRole = "all",
+    *,
+    built_in_identity: bool = True,
+    console: bool = False,
+    documentation: bool = True,
+) -> FastAPI:
     """Create the application with the routes of a server role.
 
     `app.state.services` must be set before the first request. Without the built-in identity service, the application
-    does not serve the Keystone subset. `console`: whether to serve the web console, unless the role is `webhook`.
+    does not serve the Keystone subset. `console` and `documentation`: whether to serve the web console, and `/docs` and
+    `/openapi.json`, unless the role is `webhook`.
     """
     routers = [each for each in ROUTERS[role] if built_in_identity or each is not keystone.router]
     # `include_router` would create every route again, and delay the first request by a fifth of a second.
@@ -96,8 +103,10 @@ def new_app(role: ServerRole = "all", *, built_in_identity: bool = True, console
         "This process answers API servers only. Send other requests to the API's address."
     )
     if role != "webhook":
-        app.state.no_path_advice = "See /docs for its paths."
-        operations.add_documentation(app)
+        app.state.no_path_advice = "See the documentation for its paths."
+        if documentation:
+            app.state.no_path_advice = "See /docs for its paths."
+            operations.add_documentation(app)
         if console:
             # Imported only here, because most services have no console.
             from clustercert.http.console.routes import routes as console_routes  # noqa: PLC0415
@@ -180,4 +189,4 @@ async def _raise_ours(request: Request, failure: Exception) -> NoReturn:
                 f"This path does not support this method. It supports {', '.join(allow)}.", allow=allow
             ) from None
         case _:
-            raise InvalidRequest("Invalid request. See /docs for the parameters.") from None
+            raise InvalidRequest("Invalid request. See the documentation for the parameters.") from None

@@ -65,6 +65,7 @@ class Options:
     metrics_token: str | None
     page_bytes: int
     console: bool = False
+    documentation: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,10 @@ import contextlib
 import functools
 import hmac
 import ipaddress
-import os
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import RedirectResponse, Response
-from starlette.staticfiles import PathLike, StaticFiles
-from starlette.types import Receive, Scope, Send
 
 from clustercert.http import openapi, responses
 from clustercert.http.cce.versions import api_version
@@ -34,6 +31,8 @@ _VERSIONS = described("The versions.", status=300, errors={}) | {
     200: {"description": "The versions of the CCE API, for Huawei Cloud's SDKs for CCE."},
     307: {"description": "The console or the documentation, for browsers."},
 }
+_DOCS = Path(__file__).with_name("api_docs")
+_SWAGGER_UI_FILES = frozenset({"favicon-32x32.png", "swagger-ui-bundle.js", "swagger-ui.css"})
 _VARY = {"Vary": "Accept, User-Agent, X-Domain-Id"}
 
 router = APIRouter(tags=["Operations"])
@@ -81,13 +80,16 @@ async def root(request: Request, services: ServicesDep) -> Response:
     """List the versions of the identity service.
 
     openstacksdk requests this list first. Huawei Cloud's SDKs for CCE get the versions of the CCE API, with status 200.
-    Browsers are redirected to the console or, without the console, to the documentation.
+    Browsers are redirected to the console or, without the console, to the documentation, if the service has either.
     """
     # The same SDKs for IAM name a domain instead of a project. They read the versions of the identity service.
     if is_huawei_sdk(request.scope["headers"]) and "x-domain-id" not in request.headers:
         return responses.json_response({"versions": [api_version(base_url(request))]}, headers=_VARY)
     if "text/html" in request.headers.get("accept", ""):
-        return RedirectResponse("/console" if services.options.console else "/docs", headers=_VARY)
+        if services.options.console:
+            return RedirectResponse("/console", headers=_VARY)
+        if services.options.documentation:
+            return RedirectResponse("/docs", headers=_VARY)
     if not services.options.built_in_identity:
         raise NoSuchRoute("This service has no identity API. Log in at the Keystone that it trusts.")
     versions = {"values": [keystone.version(base_url(request))]}
@@ -102,28 +104,31 @@ def add_documentation(app: FastAPI) -> None:
     async def document() -> Response:
         return responses.Rendered(bytes(rendered()), responses.JSON)
 
-    folder = Path(__file__).with_name("swagger_ui")
-
     @app.api_route("/docs", methods=openapi.UNDOCUMENTED, include_in_schema=False)
     async def docs() -> Response:
-        return responses.WholeFile(folder / "docs.html")
+        _swagger_ui()
+        return responses.WholeFile(_DOCS / "docs.html")
 
-    app.mount("/docs/assets", _WholeFiles(directory=folder))
+    @app.api_route("/docs/assets/{name}", methods=openapi.UNDOCUMENTED, include_in_schema=False)
+    async def asset(name: str) -> Response:
+        if name == "docs.js":
+            return responses.WholeFile(_DOCS / name)
+        if name in _SWAGGER_UI_FILES:
+            return responses.WholeFile(_swagger_ui() / name)
+        raise NoSuchRoute("The page /docs has no such file.")
 
 
-class _WholeFiles(StaticFiles):
-    """The files of a folder. Ignores the header Range."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await super().__call__(responses.without_range(scope), receive, send)
-
-    def file_response(
-        self, full_path: PathLike, stat_result: os.stat_result, scope: Scope, status_code: int = 200
-    ) -> Response:
-        response = super().file_response(full_path, stat_result, scope, status_code)
-        # The framework announces ranges, but this response ignores them.
-        del response.headers["accept-ranges"]
-        return response
+@functools.cache
+def _swagger_ui() -> Path:
+    """Return the folder with the files of Swagger UI. Raises NoSuchRoute if its package is not installed."""
+    try:
+        from swagger_ui_bundle import swagger_ui_path  # noqa: PLC0415 - an optional dependency
+    except ImportError:
+        raise NoSuchRoute(
+            "Swagger UI is not installed here. Read /openapi.json, or ask an operator of this service to install the"
+            " extra docs of clustercert."
+        ) from None
+    return Path(str(swagger_ui_path))
 
 
 def _from_loopback(request: Request) -> bool:

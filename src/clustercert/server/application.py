@@ -213,7 +213,12 @@ def create_app(
     log.configure(settings.log.format, settings.log.level, settings.log.file)
     failures = FailedAuthentications(utc_now)
     tracer = _tracer(settings, role)
-    app = new_app(role, built_in_identity=settings.identity.built_in, console=settings.console.enabled)
+    app = new_app(
+        role,
+        built_in_identity=settings.identity.built_in,
+        console=settings.console.enabled,
+        documentation=settings.api.documentation,
+    )
 
     def services() -> Services:
         return cast("Services", app.state.services)
@@ -473,6 +478,7 @@ def services_of(components: Components, role: ServerRole) -> Services:
             metrics_token=metrics_token.get_secret_value() if metrics_token else None,
             page_bytes=settings.limits.page_kib * 1024,
             console=settings.console.enabled,
+            documentation=settings.api.documentation,
         ),
         policy=settings.policy,
     )
