@@ -19,6 +19,8 @@ from support.service import Service
 from support.stores import execute, rows
 from support.world import World, make
 
+MASTERS = '["system:masters"]'
+
 
 @dataclass(frozen=True)
 class Site:
@@ -155,6 +157,20 @@ def test_one_certificate_is_revoked_and_refused(site: Site) -> None:
     )
     assert answer.json()["status"]["denied"] is True
     assert "This certificate was revoked" in text(admin.get(place))
+
+
+def test_no_page_says_that_the_certificate_of_a_master_is_refused(site: Site) -> None:
+    admin, place = site.browser("admin"), f"{site.page}/certificates/{site.name(2)}/revoke"
+    site.webhook_token()
+    site.execute("UPDATE certificate SET groups = ? WHERE user_id = ?", MASTERS, site.id_of("admin"))
+    shown = text(admin.get(site.page))
+    assert "enforced The API server refuses a revoked certificate within seconds (webhook)." in shown
+    assert re.search(rf"{site.name(2)[:12]} system:masters admin in \S+ \S+ never only with the CA", shown)
+    assert re.search(rf"{site.name(0)[:12]} \S+ member in 3 d never webhook, 3 s", shown)
+    assert "the API server never asks the webhook about members of system:masters" in text(admin.get(place))
+    shown = text(admin.follow(admin.post(place)))
+    assert "No control enforces it: the API server accepts it until it expires." in shown
+    assert "revoked, not refused" in shown
 
 
 def test_a_person_is_revoked(site: Site) -> None:

@@ -14,6 +14,7 @@ import yaml
 from cryptography import x509
 
 from clustercert.authn.federated import KeystonePassword
+from clustercert.http.console.pages.account import _effect
 from clustercert.http.console.visits import SESSION_COOKIE
 from clustercert.identity.sessions import session_id
 from clustercert.model import User
@@ -214,6 +215,19 @@ def test_a_person_revokes_one_certificate_and_others_stay(site: Site) -> None:
     found = site.get("member", f"/certificates/{first}")
     assert found["revocation_reason"] == "keyCompromise"
     assert first[:16] in shown(browser.get(f"{ACCOUNT}?show=all"))
+
+
+@pytest.mark.parametrize(
+    ("refuses", "sentence"),
+    [
+        ("all", "Its cluster refuses it within seconds."),
+        ("writes", "Its cluster refuses writes with it within seconds, and accepts reads until it expires."),
+        ("none", "Its cluster has no fast control, so it accepts the certificate until it expires."),
+        (None, "The cluster was removed from this service."),
+    ],
+)
+def test_the_notice_says_what_the_cluster_refuses(refuses: str | None, sentence: str) -> None:
+    assert _effect({"refuses": refuses}) == sentence
 
 
 def test_a_person_revokes_all_their_certificates_and_only_theirs(site: Site) -> None:

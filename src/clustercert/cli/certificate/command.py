@@ -491,7 +491,7 @@ def _effect(enforcement: "JsonObject", cluster: object) -> str:
     if refuses == "none":
         lacking = enforcement["lacking"] or "See `clustercert kubernetes setup`."
         return (
-            f"Revoked, but the cluster {cluster} does not enforce revocations: it accepts the certificate until "
+            f"Revoked, but the cluster {cluster} does not enforce this: it accepts the certificate until "
             f"expiry. {lacking}"
         )
     effect = f"refuses it within seconds ({' and '.join(names)})"
