@@ -247,7 +247,7 @@ def test_prune_tells_domains_apart(operator: Operator, tmp_path: Path) -> None:
     theirs = document("User", "alice", labels=labels, domain="acme")
     operator.output("apply", "--local", "-f", documents(tmp_path / "a.yaml", *kept, theirs))
     file = documents(tmp_path / "a.yaml", *kept)
-    done = operator.run("apply", "--local", "-f", file, "--prune", "-l", "team=web", "--yes")
+    done = operator.run("apply", "--local", "-f", file, "--prune", "--selector", "team=web", "--yes")
     assert done.out.splitlines() == ["- User acme/alice", "User acme/alice deleted"]
     assert [each["domain"] for each in operator.output_json("user", "list")] == ["Default"]
 
@@ -325,7 +325,7 @@ def test_several_files_are_applied_together(operator: Operator, tmp_path: Path) 
     both = ("apply", "--local", "-f", group, "-f", user)
     assert "is also in" in operator.error(*both, "-f", user)
     operator.output(*both)
-    assert operator.run(*both, "--prune", "-l", "team=web").err == "Nothing to change.\n"
+    assert operator.run(*both, "--prune", "--selector", "team=web").err == "Nothing to change.\n"
 
 
 def test_members_that_are_not_listed_are_removed(operator: Operator, tmp_path: Path) -> None:
@@ -373,19 +373,19 @@ def test_prune_deletes_what_has_the_label_and_no_document(operator: Operator, tm
     file = documents(tmp_path / "a.yaml", *values)
     operator.output("apply", "--local", "-f", file)
     documents(file, values[0])
-    planned = operator.run("diff", "--local", "-f", file, "--prune", "-l", "team=web")
+    planned = operator.run("diff", "--local", "-f", file, "--prune", "--selector", "team=web")
     assert planned.out.splitlines() == ["- Cluster old/c", "- Group g", "- User gone", "- Project old"]
-    refused = operator.run("apply", "--local", "-f", file, "--prune", "-l", "team=web")
+    refused = operator.run("apply", "--local", "-f", file, "--prune", "--selector", "team=web")
     assert refused.code != 0
     assert "Delete these 4 objects?" in refused.err
-    done = operator.run("apply", "--local", "-f", file, "--prune", "-l", "team=web", "--yes")
+    done = operator.run("apply", "--local", "-f", file, "--prune", "--selector", "team=web", "--yes")
     assert done.code == 0, done.err
     assert "Project old deleted" in done.out
     left = {row["name"] for row in operator.output_json("project", "list")}
     assert left == {"p", "theirs"}
     assert [row["name"] for row in operator.output_json("user", "list")] == ["kept"]
     for command in ("apply", "diff"):
-        for options in (["--prune"], ["-l", "team=web"]):
+        for options in (["--prune"], ["--selector", "team=web"]):
             message = operator.usage_error(command, "--local", "-f", file, *options)
             assert "Give --prune and --selector together." in message
 
@@ -395,7 +395,7 @@ def test_prune_of_one_object_asks_for_one(operator: Operator, tmp_path: Path) ->
     file = documents(tmp_path / "a.yaml", document("Project", "p"), user)
     operator.output("apply", "--local", "-f", file)
     documents(file, document("Project", "p"))
-    refused = operator.run("apply", "--local", "-f", file, "--prune", "-l", "team=web")
+    refused = operator.run("apply", "--local", "-f", file, "--prune", "--selector", "team=web")
     assert (refused.code, "Delete this object?" in refused.err) == (2, True)
 
 
@@ -419,7 +419,7 @@ def test_prune_leaves_an_object_whose_label_goes_while_it_asks(operator: Operato
         "-f",
         str(file),
         "--prune",
-        "-l",
+        "--selector",
         "team=web",
     )
     code, screen = in_a_terminal(command, {"[y/N]": remove_label}, os.environ)

@@ -317,7 +317,8 @@ def test_status_and_profiles_show_the_login(world: UserSite) -> None:
     assert row["user_id"] == world.operator.output_json("user", "show", "alice")["id"]
     assert f"GET {world.url}/clustercert/v1/caller: 200, " in shown.err
     assert (
-        world.user("login", world.url, "-u", "bob", "--profile", "b", CLUSTERCERT_PASSWORD=PASSWORD).code == 0
+        world.user("login", world.url, "--user", "bob", "--profile", "b", CLUSTERCERT_PASSWORD=PASSWORD).code
+        == 0
     )
     profiles = {each["name"]: each for each in json.loads(world.user("profile", "list", "-o", "json").out)}
     assert (profiles["b"]["user"], profiles["b"]["current"], profiles["default"]["current"]) == (

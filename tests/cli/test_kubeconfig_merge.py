@@ -198,7 +198,7 @@ def test_the_contexts_of_a_second_service_have_the_name_of_its_profile(desk: Des
 def test_labels_select_clusters_and_the_new_contexts_are_printed(desk: Desk) -> None:
     desk.config.parent.mkdir()
     desk.config.write_text("current-context: other\n")
-    done = desk.user.run("kubeconfig", "merge", "-l", "env=test", "-o", "json")
+    done = desk.user.run("kubeconfig", "merge", "--label", "env=test", "-o", "json")
     assert done.returncode == 0, done.stderr
     [row] = json.loads(done.stdout)
     assert {**row, "project_id": "", "domain": ""} == {
@@ -219,10 +219,10 @@ def test_labels_select_clusters_and_the_new_contexts_are_printed(desk: Desk) -> 
         "file": str(desk.config),
     }
     assert desk.read()["current-context"] == "other"
-    [found] = json.loads(desk.user.output("clusters", "-l", "env=test", "-o", "json"))
+    [found] = json.loads(desk.user.output("clusters", "--label", "env=test", "-o", "json"))
     assert (found["name"], found["groups"]) == (desk.second, ["clustercert:admins"])
-    assert "with env=prod in the project Default/eu-de" in desk.error("merge", "-l", "env=prod")
-    assert "-l" in desk.error("merge", desk.first, "-l", "env=test")
+    assert "with env=prod in the project Default/eu-de" in desk.error("merge", "--label", "env=prod")
+    assert "--label" in desk.error("merge", desk.first, "--label", "env=test")
 
 
 def test_use_switches_to_the_context_that_a_part_of_the_name_matches(desk: Desk) -> None:

@@ -102,15 +102,15 @@ def test_the_unauthorized_ttl_of_the_cluster_is_written(site: OperatedCluster) -
         config = yaml.safe_load(files(site)["authorization-config.yaml"])
         return config["authorizers"][0]["webhook"][
             "unauthorizedTTL"
-        ], "--unauthorized-ttl SECONDS" in done.err
+        ], "--unauthorized-ttl DURATION" in done.err
 
-    site.update("--unauthorized-ttl", "30")
+    site.update("--unauthorized-ttl", "30s")
     assert set_up_again() == ("30s", False)
-    site.update("--unauthorized-ttl", "5")
+    site.update("--unauthorized-ttl", "5s")
     assert set_up_again("--force") == ("5s", False)
     assert set_up_again("--force", "--unauthorized-ttl", "5000ms") == ("5000ms", False)
     # The file keeps the value that was given.
-    site.update("--unauthorized-ttl", "4")
+    site.update("--unauthorized-ttl", "4s")
     assert set_up_again("--force") == ("5000ms", True)
 
 

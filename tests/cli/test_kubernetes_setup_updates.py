@@ -59,7 +59,7 @@ def test_defaults_of_the_first_run_are_not_kept(site: OperatedCluster) -> None:
     site.operator.output(*set_up(site)[:5])
     stored = (site.folder / "setup.toml").read_text()
     site.operator.configure("[webhook]\npublic_url = 'https://127.0.0.1:2'\n")
-    site.update("--webhook-mode", "known-only", "--unauthorized-ttl", "9")
+    site.update("--webhook-mode", "known-only", "--unauthorized-ttl", "9s")
 
     done = site.operator.run(*update(site))
     site.operator.configure()

@@ -104,7 +104,7 @@ def test_a_cluster_without_the_webhook_fails_the_revocation_check(site: Operated
     site.set_up()
     site.cluster.authorize_with(without_webhook(site.folder))
 
-    code, checks = site.verify("--wait", "1.5")
+    code, checks = site.verify("--wait", "2s")
 
     assert code == 1
     assert checks["revoke"]["result"] == "failed"
@@ -129,7 +129,7 @@ def test_use_of_a_revoked_certificate_is_reported_where_the_webhook_has_no_effec
         return [event for event in events if event["kind"] == "credential.revoked_used"]
 
     # A use counts three seconds after the revocation.
-    code, _ = site.verify("--wait", "6")
+    code, _ = site.verify("--wait", "6s")
     assert code == 1
     eventually(lambda: len(reports()) == 1)
     (report,) = reports()
@@ -147,7 +147,7 @@ def test_use_of_a_revoked_certificate_is_reported_where_the_webhook_has_no_effec
     assert (used["fingerprint"], used["state"], used["has_access"]) == (report["subject"], "revoked", True)
     assert access["sees_use_after_revocation"] is True
     assert site.operator.output_json("cluster", "show", "prod")["use_after_revocation"] == "seen"
-    assert "not seen" not in site.operator.run("kubernetes", "verify", "prod", "--wait", "1").err
+    assert "not seen" not in site.operator.run("kubernetes", "verify", "prod", "--wait", "1s").err
 
 
 @pytest.mark.full
@@ -283,7 +283,7 @@ def test_each_cause_of_an_accepted_certificate_has_its_advice(
     site.set_up()
     cause(site)
 
-    code, checks = site.verify("--wait", "1.5")
+    code, checks = site.verify("--wait", "2s")
 
     assert (code, checks["revoke"]["result"]) == (1, "failed"), checks
     assert "still accepted 2 seconds after it was revoked" in checks["revoke"]["detail"]
@@ -304,7 +304,7 @@ def test_the_service_is_asked_where_the_settings_say(site: OperatedCluster) -> N
         with tls_service(site.operator, "--role", "api") as api:
             for url in (site.url, api, "https://127.0.0.1:1"):
                 site.operator.configure(f"[webhook]\npublic_url = '{url}'\n")
-                advice.append(site.verify("--wait", "1")[1]["revoke"]["advice"])
+                advice.append(site.verify("--wait", "1s")[1]["revoke"]["advice"])
     finally:
         made.unlink()
         site.operator.config.write_text(before)
@@ -321,7 +321,7 @@ def test_a_webhook_that_does_not_answer_is_named_first(site: OperatedCluster) ->
     try:
         # A reader may not read the metrics, so the cause is unknown.
         done = site.operator.run(
-            "kubernetes", "verify", "prod", "--rule", "reader", "--wait", "600", "-o", "json"
+            "kubernetes", "verify", "prod", "--rule", "reader", "--wait", "600s", "-o", "json"
         )
     finally:
         site.operator.config.write_text(before)
@@ -356,7 +356,7 @@ def test_a_webhook_that_denies_nothing_is_not_ours(site: OperatedCluster, tmp_pa
             config, config.read_bytes().replace(str(site.folder / "webhook.kubeconfig").encode(), other)
         )
         site.cluster.authorize_with(config)
-        checks = site.verify("--wait", "1")[1]
+        checks = site.verify("--wait", "1s")[1]
     assert checks["revoke"]["advice"] == diagnosis.NOT_OURS
 
 
@@ -365,10 +365,10 @@ def test_without_tokens_or_metrics_the_advice_says_so(site: OperatedCluster) -> 
     site.set_up()
     wrong_address(site)
     # A reader may not read the metrics.
-    unknown = site.verify("--wait", "1", "--rule", "reader")[1]["revoke"]["advice"]
+    unknown = site.verify("--wait", "1s", "--rule", "reader")[1]["revoke"]["advice"]
     (token,) = site.operator.output_json("kubernetes", "token", "list", "prod")
     site.operator.output("kubernetes", "token", "remove", "prod", token["id"], "--yes")
-    removed = site.verify("--wait", "1")[1]["revoke"]["advice"]
+    removed = site.verify("--wait", "1s")[1]["revoke"]["advice"]
     assert (unknown, removed) == (diagnosis.UNKNOWN, diagnosis.NO_TOKEN)
 
 
@@ -395,7 +395,7 @@ def test_known_only_without_effect_fails(site: OperatedCluster) -> None:
     """As on 1.31, or with files for the mode default."""
     site.update("--webhook-mode", "known-only")
     site.set_up("--mode", "default")
-    code, checks = site.verify("--wait", "1")
+    code, checks = site.verify("--wait", "1s")
     assert code == 1
     assert checks["unknown certificate"]["result"] == "failed"
     assert "is accepted in mode known-only" in checks["unknown certificate"]["detail"]
@@ -403,7 +403,7 @@ def test_known_only_without_effect_fails(site: OperatedCluster) -> None:
     assert {name for name, check in checks.items() if check["result"] != "ok"} == {"unknown certificate"}
     site.write_files("--mode", "known-only")
     site.cluster.tells_credential_ids = False
-    checks = site.verify("--wait", "1")[1]
+    checks = site.verify("--wait", "1s")[1]
     assert checks["unknown certificate"]["advice"].startswith("Mode known-only needs Kubernetes 1.32")
 
 
@@ -477,7 +477,7 @@ def test_the_end_of_a_binding_stops_a_certificate(site: OperatedCluster) -> None
     assert checks["altered copy"]["result"] == "ok"
     assert checks["revoke"]["seconds"] > 0
     # The API server calls no webhook, so only the binding could have stopped the certificate.
-    assert site.verify("--by", "webhook", "--wait", "1")[1]["revoke"]["result"] == "failed"
+    assert site.verify("--by", "webhook", "--wait", "1s")[1]["revoke"]["result"] == "failed"
     refused = site.verify("--rule", "reader")[1]
     assert refused["issue"]["result"] == "failed"
 

@@ -81,7 +81,7 @@ def test_a_failure_does_not_stop_the_others(sites: OperatedCluster, tmp_path: Pa
     blocked = out / "Default" / "eu-de"
     blocked.mkdir(parents=True)
     (blocked / "test").write_text("")
-    done = set_up(sites, out, "-l", "stage=test")
+    done = set_up(sites, out, "--label", "stage=test")
     assert done.code == 1
     assert done.out == f"{out}/acme/eu-de/test\n"
     assert f"Error: Default/eu-de/test: {blocked}/test is not a folder." in done.err
@@ -158,7 +158,7 @@ def test_the_page_shows_what_verify_and_remove_print(sites: OperatedCluster, tmp
     [
         ((), "Give the names or ids of clusters, or --all, or --label KEY=VALUE."),
         (("prod", "--all"), "Give the names or ids of clusters, or --all, or --label KEY=VALUE."),
-        (("-l", "stage=none"), "No cluster matches."),
+        (("--label", "stage=none"), "No cluster matches."),
         (("--all", "--address", "https://a.example:1"), "--address is the address of one API server."),
     ],
 )

@@ -330,6 +330,9 @@ def completion(
 
     The script completes commands, options and names. Names of clusters, projects, users, groups, roles and domains
     come from the service of the saved login.
+
+    Examples:
+        clustercert completion bash
     """
     script, line, command = _SCRIPTS[shell]
     ask = _ASK.format(line=line, command=command)

@@ -69,6 +69,9 @@ def upgrade(
     """Create the database, or upgrade its schema.
 
     For a new database this also creates the data folder, the first data key, the roles and the domain Default.
+
+    Examples:
+        clustercert db upgrade
     """
     import asyncio
 
@@ -162,7 +165,9 @@ async def prune(
     operator: Operator,
     older_than: Annotated[
         datetime,
-        typer.Option(parser=time_ago, metavar="AGE", help="Minimum time since the end, such as 90d or 2w."),
+        typer.Option(
+            parser=time_ago, metavar="DURATION", help="Minimum time since the end, such as 90d or 2w."
+        ),
     ],
     output: OutputOption = Output.TABLE,
     yes: YesOption = False,
@@ -273,6 +278,9 @@ async def list_keys(operator: Operator, output: OutputOption = Output.TABLE) -> 
     """List key-encryption keys and data keys. Does not show the keys themselves.
 
     Uses each key-encryption key to decrypt what it wraps, and shows why a key can't be used.
+
+    Examples:
+        clustercert keys list
     """
     from clustercert.custody.status import kek_statuses
 
@@ -303,6 +311,10 @@ async def rotate(
 
     If a source of keys in the settings does not wrap all data keys yet, wraps them with the first key of each source.
     The service can keep running. If the command is interrupted, run it again: all secrets stay readable.
+
+    Examples:
+        clustercert keys rotate
+        clustercert keys rotate --data-key
     """
     rotation = operator.components.custody.rotation
     if data_key:
@@ -336,6 +348,9 @@ async def retire(
 
     Deletes a key from its file, and from the database what the key has wrapped. Keys in OpenBao or Vault stay there.
     Refuses to delete a key without which the data keys could not be decrypted.
+
+    Examples:
+        clustercert keys retire
     """
     rotation = operator.components.custody.rotation
     ids: tuple[str, ...] = ()
@@ -414,6 +429,9 @@ def fingerprint(context: typer.Context, output: OutputOption = Output.TABLE) -> 
 
     Reads the file that the settings name, as `serve` does. Uses the last certificate in the file, which is the CA's
     certificate if the file contains the CA. `-o name` prints only the fingerprint.
+
+    Examples:
+        clustercert fingerprint
     """
     from clustercert.server.tls_files import present_tls
 

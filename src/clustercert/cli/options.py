@@ -111,7 +111,6 @@ LabelFilterOption = Annotated[
     list[str] | None,
     typer.Option(
         "--label",
-        "-l",
         metavar="KEY=VALUE",
         help="Only clusters with this label. If repeated, a cluster must have all of the labels.",
     ),
@@ -240,14 +239,30 @@ def parse_labels(texts: Sequence[str] | None) -> dict[str, str]:
     return parse_pairs(texts, "KEY=VALUE", "--label", may_be_empty=True)
 
 
-def time_ago(text: str) -> datetime:
-    """Parse a duration such as 90d, and subtract it from the current time. Raises InvalidOption."""
+def parse_duration(text: str) -> timedelta:
+    """Parse a duration such as 30s, 90d or 1h30m. Raises InvalidOption."""
     from clustercert.policy.lifetime import parse_lifetime
 
     try:
-        return datetime.now(UTC) - parse_lifetime(text)
+        return parse_lifetime(text)
     except (ValueError, OverflowError):
-        raise InvalidOption(f"{text!r} is not a duration. Write it like 90d, 12h or 2w.") from None
+        raise InvalidOption(f"{text!r} is not a duration. Write it like 90d, 8h, 30s or 1h30m.") from None
+
+
+def parse_seconds(text: str, longest: int) -> int:
+    """Parse a duration of 1 to `longest` seconds. Raises InvalidOption."""
+    seconds = int(parse_duration(text).total_seconds())
+    if not 1 <= seconds <= longest:
+        raise InvalidOption(f"{text!r} is out of range. Give 1s to {longest}s.")
+    return seconds
+
+
+def time_ago(text: str) -> datetime:
+    """Parse a duration such as 90d, and subtract it from the current time. Raises InvalidOption."""
+    try:
+        return datetime.now(UTC) - parse_duration(text)
+    except OverflowError:
+        raise InvalidOption(f"{text!r} is too long.") from None
 
 
 def past_time(text: str) -> datetime:
@@ -304,7 +319,9 @@ class LifetimeOptions:
     ] = None
     expires_in: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit]"),
+        typer.Option(
+            metavar="DURATION", help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit]"
+        ),
     ] = None
     expire_at: Annotated[
         str | None, typer.Option(metavar="TIME", help="Time of expiry, such as 2027-01-31T18:00:00Z.")

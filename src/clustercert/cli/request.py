@@ -27,6 +27,7 @@ from clustercert.cli.options import (
     OnlyProjectOption,
     ProjectDomainOption,
     exit_code,
+    parse_duration,
 )
 from clustercert.cli.terminal.output import (
     Output,
@@ -94,18 +95,9 @@ RequestArgument = Annotated[
 ]
 
 
-def _duration(text: str) -> timedelta:
-    from clustercert.policy.lifetime import parse_lifetime
-
-    try:
-        return parse_lifetime(text)
-    except (ValueError, OverflowError):
-        raise InvalidOption(f"{text!r} is not a duration. Write it like 30m, 1h or 1h30m.") from None
-
-
 ForOption = Annotated[
     timedelta,
-    typer.Option("--for", parser=_duration, metavar="TIME", help="How long, such as 30m or 1h."),
+    typer.Option("--for", parser=parse_duration, metavar="DURATION", help="How long, such as 30m or 1h."),
 ]
 DecisionReasonOption = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Why. The user sees it, and the audit log records it.")
@@ -197,7 +189,6 @@ def list_requests(
         bool,
         typer.Option(
             "--watch",
-            "-w",
             help="Update the list every 2 seconds, until interrupted. Without a terminal, print only changes.",
         ),
     ] = False,
@@ -236,7 +227,11 @@ def list_requests(
 @app.command()
 @expand_options
 def show(request: RequestArgument, login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
-    """Show who asks for what, who decided and who can decide, until when, and what happens next."""
+    """Show who asks for what, who decided and who can decide, until when, and what happens next.
+
+    Examples:
+        clustercert request show 3f031e99
+    """
     with _client(login) as (_, client):
         _show(client, find_request(client, request), output)
 
@@ -270,6 +265,9 @@ def deny(
     """Deny a request, or with --extension its extension.
 
     Access that is in use before the approval ends at once.
+
+    Examples:
+        clustercert request deny 3f031e99 --reason 'not during the freeze'
     """
     _decide(login, request, "deny", reason, output, extension=extension)
 
@@ -283,7 +281,11 @@ def extend(
     login: LoginOptions,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Ask for more time, once, while you use the access. The extension needs the same approvals again."""
+    """Ask for more time, once, while you use the access. The extension needs the same approvals again.
+
+    Examples:
+        clustercert request extend 3f031e99 --for 1h --reason 'incident 4711'
+    """
     body: JsonObject = {"duration": int(duration.total_seconds()), "reason": reason}
     _step(login, request, "extend", body, output)
 
@@ -298,7 +300,11 @@ def end(
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """End access early, and revoke its certificates. For the user, approvers and operators."""
+    """End access early, and revoke its certificates. For the user, approvers and operators.
+
+    Examples:
+        clustercert request end 3f031e99
+    """
     _step(login, request, "end", {"reason": reason} if reason is not None else {}, output)
 
 

@@ -57,7 +57,7 @@ AnyDomainOption = Annotated[
     str | None,
     typer.Option(
         "--domain",
-        metavar="NAME",
+        metavar="DOMAIN",
         help="Domain, OIDC issuer or Keystone to which the user belongs, by name. [default: any]",
     ),
 ]
@@ -80,7 +80,8 @@ def new_group(noun: str, special: dict[str, Callable[..., None]]) -> typer.Typer
         else:
             run, parameters = _VERBS[name]
             command = new_service_command(partial(run, resource), list(parameters(resource)))
-            group.command(name, help=text)(command)
+            example = " ".join(["clustercert", noun, name, *([] if name == "list" else [resource.example])])
+            group.command(name, help=f"{text}\n\nExamples:\n    {example}")(command)
     return group
 
 
@@ -263,7 +264,11 @@ def _enable_user(
     domain: DomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Enable a user."""
+    """Enable a user.
+
+    Examples:
+        clustercert user enable alice
+    """
     user = find(client, "users", name, domain)
     show_one(client.update(path_of("users", str(user["id"])), enabled=True), output)
     print_note(f"Enabled the user {shown_name(client, user)}.")
@@ -279,6 +284,9 @@ def _disable_user(
     """Disable a user, and permanently revoke their certificates.
 
     Also revokes their tokens. Their access keys do not work until the user is enabled again.
+
+    Examples:
+        clustercert user disable alice
     """
     user = find(client, "users", name, domain)
     confirm(lambda: _question_of_loss(client, user, "Disable the user?"), yes=yes)
@@ -333,7 +341,11 @@ def _block_one(client: AdministrationClient, user: JsonObject) -> None:
 
 
 def _unblock(client: AdministrationClient, name: AnyUserArgument, domain: AnyDomainOption = None) -> None:
-    """Accept logins of a blocked or disabled user again. Their old certificates stay revoked."""
+    """Accept logins of a blocked or disabled user again. Their old certificates stay revoked.
+
+    Examples:
+        clustercert user unblock alice
+    """
     user = find_user(client, name, domain=domain)
     client.post(path_of("users", str(user["id"]), "unblock"))
     print_note(f"Unblocked the user {shown_user(user)}.")
@@ -345,7 +357,11 @@ def _set_password(
     domain: DomainOption = None,
     password_file: PasswordFileOption = None,
 ) -> None:
-    """Change a user's password. Ends their sessions, tokens and temporary access keys."""
+    """Change a user's password. Ends their sessions, tokens and temporary access keys.
+
+    Examples:
+        clustercert user set-password alice
+    """
     user = find(client, "users", name, domain)
     path = path_of("users", str(user["id"]), "password")
     _with_new_password(
@@ -377,7 +393,11 @@ def _delete_group(
     revoke: RevokeOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Delete a group. Its members lose the group's roles. Asks whether to revoke the members' certificates."""
+    """Delete a group. Its members lose the group's roles. Asks whether to revoke the members' certificates.
+
+    Examples:
+        clustercert group delete team-blue
+    """
     group = find(client, "groups", name, domain)
     shown = shown_name(client, group)
 
@@ -399,7 +419,11 @@ _GROUP_PROJECTS = "projects in which the group has a role"
 def _add_user(
     client: AdministrationClient, name: GroupArgument, user: UserArgument, domain: DomainOption = None
 ) -> None:
-    """Add a user to a group."""
+    """Add a user to a group.
+
+    Examples:
+        clustercert group add-user team-blue alice
+    """
     path, group, member = _membership(client, name, user, domain)
     client.put(path, {})
     print_note(f"Added the user {member} to the group {group}.")
@@ -412,7 +436,11 @@ def _remove_user(
     domain: DomainOption = None,
     revoke: RevokeOption = None,
 ) -> None:
-    """Remove a user from a group. Asks whether to revoke the user's certificates."""
+    """Remove a user from a group. Asks whether to revoke the user's certificates.
+
+    Examples:
+        clustercert group remove-user team-blue alice
+    """
     path, group, member = _membership(client, name, user, domain)
     done = f"Removed the user {member} from the group {group}."
     remove_role(client, path, _GROUP_PROJECTS, revoke, done)
@@ -434,7 +462,11 @@ def _create_access_key(
     description: DescriptionOption = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Create an access key. Shows its secret once, and never again."""
+    """Create an access key. Shows its secret once, and never again.
+
+    Examples:
+        clustercert access-key create --user alice
+    """
     if output is Output.NAME:
         raise InvalidOption("The format `name` would not show the secret. Choose another format.")
     made = client.post(_keys_of_user(client, user, domain), {"description": description})
@@ -448,7 +480,11 @@ def _list_access_keys(
     domain: DomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List a user's access keys, including temporary ones."""
+    """List a user's access keys, including temporary ones.
+
+    Examples:
+        clustercert access-key list --user alice
+    """
     found = [with_times(each) for each in client.list_all(_keys_of_user(client, user, domain), "access_keys")]
     columns = ("access_key", "enabled", "created_at", "expires_at", "description")
     show_list(found, output, columns=columns, name="access_key", keep=("enabled", "expires_at"))

@@ -60,6 +60,7 @@ class Resource:
         key: the field by which commands name an object.
         argument: help text of the argument that names an object.
         new_name: help text of the argument of `create` that names the new object.
+        example: the name of an object in the examples of the help texts.
         question: the question before a deletion, with fields of the object in braces.
         after_deletion: the end of the message after a deletion.
         after_disabling: the end of the message after an object was disabled.
@@ -77,6 +78,7 @@ class Resource:
     key: str = "name"
     argument: str = ""
     new_name: str = ""
+    example: str = ""
     question: str = ""
     after_deletion: str = ""
     after_disabling: str = ""
@@ -158,6 +160,7 @@ RESOURCES = {
     for resource in (
         Resource(
             noun="domain",
+            example="acme",
             plural="domains",
             help="Manage domains, which own users and projects.",
             commands={
@@ -178,6 +181,7 @@ RESOURCES = {
         ),
         Resource(
             noun="project",
+            example="eu-de",
             plural="projects",
             help="Manage projects, which own clusters.",
             commands={
@@ -206,6 +210,7 @@ RESOURCES = {
         ),
         Resource(
             noun="user",
+            example="alice",
             plural="users",
             help="Manage users of the built-in identity service.",
             commands={
@@ -229,6 +234,7 @@ RESOURCES = {
         ),
         Resource(
             noun="group",
+            example="team-blue",
             plural="groups",
             help="Manage groups of users, who share the group's roles.",
             commands={
@@ -256,6 +262,7 @@ RESOURCES = {
         ),
         Resource(
             noun="role",
+            example="deployer",
             plural="roles",
             help="Manage roles, which the policy maps to Kubernetes groups.",
             commands={
@@ -287,6 +294,7 @@ RESOURCES = {
         ),
         Resource(
             noun="access-key",
+            example="HPUA7VDZXJQ2M4KTBN5C",
             plural="access-keys",
             help="Manage access keys (AK/SK), which sign requests.",
             commands={

@@ -107,6 +107,9 @@ def list_assignments(
     """List role assignments.
 
     The roles that users have through groups are not listed.
+
+    Examples:
+        clustercert role list --user alice
     """
     if names:
         roles = sorted(client.list_all("/roles", "roles"), key=lambda each: str(each["name"]))

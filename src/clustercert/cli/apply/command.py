@@ -46,9 +46,7 @@ class PruneOptions:
     ] = False
     selector: Annotated[
         list[str] | None,
-        typer.Option(
-            "--selector", "-l", metavar="KEY=VALUE", help="Label of the objects to delete. Repeatable."
-        ),
+        typer.Option("--selector", metavar="KEY=VALUE", help="Label of the objects to delete. Repeatable."),
     ] = None
 
     def __post_init__(self) -> None:
@@ -102,7 +100,8 @@ def diff(
     file: FileOption,
     pruning: PruneOptions,
     output: Annotated[
-        Literal["table", "json", "yaml"], typer.Option("--output", "-o", help="Output format.")
+        Literal["table", "json", "yaml"],
+        typer.Option("--output", "-o", metavar="FORMAT", help="table, json or yaml."),
     ] = "table",
 ) -> None:
     """Show what `apply` would change with the same options.
@@ -122,7 +121,11 @@ def diff(
 
 @on_service
 def export(client: "AdministrationClient") -> None:
-    """Print all domains, projects, users, groups, roles and clusters as documents for `apply`."""
+    """Print all domains, projects, users, groups, roles and clusters as documents for `apply`.
+
+    Examples:
+        clustercert export > site.yaml
+    """
     from clustercert.cli.apply.documents import write_documents
     from clustercert.cli.apply.export import exported
 

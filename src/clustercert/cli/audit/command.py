@@ -36,7 +36,7 @@ async def prune(
     operator: Operator,
     older_than: Annotated[
         datetime,
-        typer.Option(parser=time_ago, metavar="AGE", help="Minimum age of the events, such as 400d."),
+        typer.Option(parser=time_ago, metavar="DURATION", help="Minimum age of the events, such as 400d."),
     ],
     output: OutputOption = Output.TABLE,
     yes: YesOption = False,

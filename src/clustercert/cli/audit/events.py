@@ -216,6 +216,9 @@ def show(
 
     Operators and auditors also see the names of users, clusters and projects in the table. Only for operators, auditors
     and admins of the project. Exits with status 1 if the proof is wrong.
+
+    Examples:
+        clustercert audit show 4711
     """
     path = f"{_events_path(client, project)}/{place}"
     event, proof = client.get(path), client.get(f"{path}/proof")

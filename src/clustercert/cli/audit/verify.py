@@ -215,6 +215,9 @@ async def checkpoint(operator: Operator, output: OutputOption = Output.TABLE) ->
     """Show a new checkpoint of the log.
 
     Keep the checkpoint where nobody with access to the database can change it.
+
+    Examples:
+        clustercert audit checkpoint >> kept-checkpoints
     """
     components = operator.components
     await components.log_sealer.seal_all()

@@ -332,6 +332,9 @@ def undo(
     """Undo a recent revocation. Only for operators.
 
     A revocation for keyCompromise, or by the holder of the key, can't be undone.
+
+    Examples:
+        clustercert certificate undo 4711
     """
     show_one(with_times(client.post(f"/revocations/{revocation}/undo")), output, name="id")
 
@@ -661,7 +664,11 @@ def show(
     ],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show a certificate. JSON and YAML also contain the PEM."""
+    """Show a certificate. JSON and YAML also contain the PEM.
+
+    Examples:
+        clustercert certificate show 3f031e99787b0bb2
+    """
     found, _ = find_certificate(client, certificate)
     row = with_times(found)
     if output is Output.TABLE:

@@ -245,6 +245,10 @@ def complete(
 
     Fails while certificates of the old CA are valid, unless --force is given. With --all or --label, completes the
     clusters whose rotation is running.
+
+    Examples:
+        clustercert cluster ca complete prod --dry-run
+        clustercert cluster ca complete prod
     """
     if holders is not None and not force:
         raise UsageError("--holders needs --force.")
@@ -276,6 +280,9 @@ def abort(
 
     While the old CA signs (`planned`, `distributed`), the rotation ends, and the key of the new CA is deleted. Later,
     the rotation goes back to the old CA, in the same steps. A rotation on the way back continues.
+
+    Examples:
+        clustercert cluster ca abort prod
     """
     rotations = _Rotations(output, dry_run=dry_run)
 
@@ -299,6 +306,9 @@ def prove(
     For API servers to which the service has no route. Gets temporary certificates, connects with them to each API
     server, and exits with status 1 if one treats them in another way than the rotation needs. A proof counts for 10
     minutes.
+
+    Examples:
+        clustercert cluster ca prove prod
     """
     rows: list[JsonObject] = []
     following = Notes()

@@ -32,6 +32,7 @@ from clustercert.cli.options import (
     YesOption,
     parse_labels,
     parse_pairs,
+    parse_seconds,
     read_file,
 )
 from clustercert.cli.session import CLUSTER_ID
@@ -66,6 +67,10 @@ _CLUSTER_SIGNS = "csr_api"
 _MAX_TOKEN = 16 * 1024
 # The maximum number of Kubernetes groups in a table cell, except with `--output wide`.
 _MAX_GROUPS = 3
+
+
+def _parse_ttl(text: str) -> int:
+    return parse_seconds(text, MAX_TTL_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,9 +272,8 @@ class EnforcementOptions:
     unauthorized_ttl: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            max=MAX_TTL_SECONDS,
-            metavar="SECONDS",
+            parser=_parse_ttl,
+            metavar="DURATION",
             help="How long the API server caches the webhook's denials. Uses of revoked certificates after this"
             " time are reported.",
         ),
@@ -481,7 +485,11 @@ def list_clusters(
     domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List the clusters in all your projects. Operators see the clusters of all projects."""
+    """List the clusters in all your projects. Operators see the clusters of all projects.
+
+    Examples:
+        clustercert cluster list --project eu-de
+    """
     owner = find_project(client, project, domain)["id"] if project is not None else None
     found = [
         with_times(each)
@@ -503,6 +511,9 @@ def show(
     """Show how a cluster is registered, and whether use of revoked certificates would be detected.
 
     Only for operators and admins of the project.
+
+    Examples:
+        clustercert cluster show prod
     """
     from clustercert.certificates.controls import use_not_seen
     from clustercert.model.times import utc_now
@@ -561,6 +572,9 @@ def remove(
     """Remove a cluster and the key of its client CA. The records of its certificates are kept.
 
     First follow the steps that `clustercert kubernetes remove` writes, which end with this command.
+
+    Examples:
+        clustercert cluster remove old
     """
     from clustercert.cli.certificate.command import preview_of_all
 

@@ -29,7 +29,9 @@ def credential(
     ] = None,
     expires_in: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit]"),
+        typer.Option(
+            metavar="DURATION", help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit]"
+        ),
     ] = None,
     service_key: Annotated[
         bool, typer.Option("--service-key", help="Let the service create the private key.")
@@ -45,6 +47,9 @@ def credential(
     """Print a client certificate, as an exec plugin of kubectl.
 
     kubectl runs this command. `clustercert kubeconfig merge` writes kubeconfig entries that name the command.
+
+    Examples:
+        clustercert credential prod --profile default --refresh
     """
     import os
 

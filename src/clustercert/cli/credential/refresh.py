@@ -47,7 +47,9 @@ WantedBy=timers.target
 def refresh(
     expires_in: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit]"),
+        typer.Option(
+            metavar="DURATION", help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit]"
+        ),
     ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Run until interrupted, and check every minute.")
@@ -63,6 +65,10 @@ def refresh(
 
     A certificate is renewed when less than a fifth of its lifetime, or less than 10 minutes, is left, but never in the
     first half of its lifetime. Its file is replaced atomically.
+
+    Examples:
+        clustercert refresh
+        clustercert refresh --watch
     """
     warn_in_client(os.environ)
     requested = LifetimeOptions(expires_in=expires_in).issue_options().expires_in

@@ -55,7 +55,9 @@ class FileOptions:
         Path | None, typer.Option(metavar="FILE", help="Write a file, mode 0600. [default: standard output]")
     ] = None
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False
-    output: Annotated[Literal["yaml", "json"], typer.Option("--output", "-o", help="Output format.")] = "yaml"
+    output: Annotated[
+        Literal["yaml", "json"], typer.Option("--output", "-o", metavar="FORMAT", help="yaml or json.")
+    ] = "yaml"
 
     def __post_init__(self) -> None:
         if self.out is None or self.out == _STANDARD_OUTPUT:

@@ -53,7 +53,11 @@ def list_merged(
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List the contexts that `merge` wrote."""
+    """List the contexts that `merge` wrote.
+
+    Examples:
+        clustercert kubeconfig list
+    """
     warn_in_client(os.environ)
     listed: list[tuple[Merged, dict[str, object]]] = []
     seen: set[str] = set()
@@ -115,7 +119,11 @@ def use(
     ],
     kubeconfig: KubeconfigOption = None,
 ) -> None:
-    """Make a context that `merge` wrote the current one. If several contexts match, asks which one."""
+    """Make a context that `merge` wrote the current one. If several contexts match, asks which one.
+
+    Examples:
+        clustercert kubeconfig use prod
+    """
     warn_in_client(os.environ)
     paths = files.loading_order(kubeconfig, os.environ)
     found: dict[str, Merged] = {}

@@ -69,7 +69,9 @@ class EntryOptions:
     ] = False
     expires_in: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit]"),
+        typer.Option(
+            metavar="DURATION", help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit]"
+        ),
     ] = None
 
     def __post_init__(self) -> None:

@@ -151,7 +151,11 @@ def create(
     domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Create a token. Shows the token once, and never again."""
+    """Create a token. Shows the token once, and never again.
+
+    Examples:
+        clustercert kubernetes token create prod
+    """
     if output is Output.NAME:
         raise InvalidOption("The format `name` would not show the token. Choose a different format.")
     made = client.post(cluster_path(find_cluster(client, name, project, domain), "webhook-tokens"))
@@ -175,6 +179,9 @@ def list_tokens(
     """List a cluster's tokens.
 
     Shows each token's id, and when an API server last used the token. The tokens themselves are not stored.
+
+    Examples:
+        clustercert kubernetes token list prod
     """
     path = cluster_path(find_cluster(client, name, project, domain), "webhook-tokens")
     found = sorted(client.list_all(path, "webhook_tokens"), key=lambda each: str(each["created_at"]))
@@ -194,7 +201,11 @@ def remove(
     domain: ProjectDomainOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Remove a token. An API server that still uses the token receives errors, and applies its failurePolicy."""
+    """Remove a token. An API server that still uses the token receives errors, and applies its failurePolicy.
+
+    Examples:
+        clustercert kubernetes token remove prod 3f031e99787b0bb2
+    """
     cluster = find_cluster(client, name, project, domain)
     path = cluster_path(cluster, "webhook-tokens")
     if token_id not in {each["id"] for each in client.list_all(path, "webhook_tokens")}:
@@ -225,6 +236,9 @@ def signer_access() -> None:
 
     Pipe the output into `kubectl apply -f -`, before you register the cluster with `--signer csr_api`. The admission
     policy limits which certificates the account can approve, and needs Kubernetes 1.30 or newer.
+
+    Examples:
+        clustercert kubernetes signer-access
     """
     from clustercert.kubernetes.setup import signer_access as access
     from clustercert.kubernetes.setup.documents import to_yaml

@@ -386,7 +386,7 @@ def _notes(folder: Path, written: "Setup", kept: Sequence[str], names: Sequence[
         yield (
             f"The API server may accept a revoked certificate for {unauthorized_ttl}, longer than the time "
             "that is registered for the cluster. The service reports such uses. To register a longer time, run "
-            f"`clustercert cluster update {cluster.id} --unauthorized-ttl SECONDS`."
+            f"`clustercert cluster update {cluster.id} --unauthorized-ttl DURATION`."
         )
 
 

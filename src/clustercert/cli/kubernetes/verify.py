@@ -9,7 +9,7 @@ import typer
 from clustercert.cli.commands import on_store
 from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, for_each, names_of
 from clustercert.cli.kubernetes.setup import BindOption, parse_bindings, webhook_ca
-from clustercert.cli.options import FAILED, InvalidOption, UsageError, error_text
+from clustercert.cli.options import FAILED, InvalidOption, UsageError, error_text, parse_seconds
 from clustercert.cli.session import Operator
 from clustercert.cli.terminal.output import Output, OutputOption, Progress, print_note, show_list, with_domain
 from clustercert.model.choices import RevocationControl
@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 # How long to wait until a revocation takes effect. By default, an API server caches a webhook's response for at most
 # half this time.
-WAIT_SECONDS = 60.0
-MAX_WAIT_SECONDS = 600.0
+WAIT = "60s"
+MAX_WAIT_SECONDS = 600
+
+
+def _parse_wait(text: str) -> int:
+    return parse_seconds(text, MAX_WAIT_SECONDS)
 
 
 def _parse_address(text: str) -> str:
@@ -70,11 +74,13 @@ class VerifyOptions:
         ),
     ] = None
     wait: Annotated[
-        float,
+        int,
         typer.Option(
-            metavar="SECONDS", min=1, max=MAX_WAIT_SECONDS, help="Time limit for a revocation to take effect."
+            parser=_parse_wait,
+            metavar="DURATION",
+            help="Time limit for a revocation to take effect, at most 600s.",
         ),
-    ] = WAIT_SECONDS
+    ] = WAIT  # type: ignore[assignment] # typer parses it
     by: Annotated[
         RevocationControl | None,
         typer.Option(

@@ -155,6 +155,9 @@ def password(
     `clustercert logout --everywhere` revokes certificates.
 
     The old password comes from a prompt, from --password-file or from the variable CLUSTERCERT_PASSWORD.
+
+    Examples:
+        clustercert password
     """
     from clustercert.client import PasswordLogin
     from clustercert.client.connection import ApiError
@@ -199,7 +202,11 @@ profile = typer.Typer(name="profile", help="Manage saved logins at several servi
 
 @profile.command("list")
 def list_profiles(output: OutputOption = Output.TABLE) -> None:
-    """List the saved logins. Shows no secrets."""
+    """List the saved logins. Shows no secrets.
+
+    Examples:
+        clustercert profile list
+    """
     warn_in_client(os.environ)
     current = profiles.current(os.environ)
     found = ((name, profiles.remembered(name, os.environ)) for name in profiles.names(os.environ))
@@ -222,7 +229,11 @@ def list_profiles(output: OutputOption = Output.TABLE) -> None:
 
 @profile.command()
 def use(name: Annotated[str, typer.Argument(metavar="PROFILE", help="Name of the saved login.")]) -> None:
-    """Use this login in all later commands that do not name a login."""
+    """Use this login in all later commands that do not name a login.
+
+    Examples:
+        clustercert profile use work
+    """
     warn_in_client(os.environ)
     profiles.use(name, os.environ)
     print_note(f"The current profile is {name}.")

@@ -39,7 +39,6 @@ class CredentialOptions:
         str | None,
         typer.Option(
             "--user",
-            "-u",
             metavar="USER",
             help="User who logs in with a password, as NAME or DOMAIN/NAME. [default: the user of the last login]",
         ),
@@ -140,7 +139,12 @@ def login(
     plain_http: PlainHttpOption = False,
     output: Annotated[
         Literal["json", "yaml"] | None,
-        typer.Option("--output", "-o", help="Print the saved login, without secrets, in this format."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FORMAT",
+            help="Print the saved login, without secrets, as json or yaml.",
+        ),
     ] = None,
 ) -> None:
     """Log in to a running service.

@@ -36,7 +36,8 @@ class RequestOptions:
     """The options that describe the request to explain."""
 
     expires_in: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Lifetime such as 30m or 8h. [default: the longest]")
+        str | None,
+        typer.Option(metavar="DURATION", help="Lifetime such as 30m or 8h. [default: the longest]"),
     ] = None
     duration: Annotated[
         int | None, typer.Option(metavar="DAYS", help="Whole days, or -1 for the longest allowed.")
