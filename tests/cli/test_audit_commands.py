@@ -31,7 +31,7 @@ def kept(operator: Operator) -> tuple[Path, Path]:
     """Files with a checkpoint and the verifier key."""
     checkpoint, key = operator.folder / "kept", operator.folder / "key"
     checkpoint.write_text(operator.output("audit", "checkpoint"))
-    key.write_text(operator.output("audit", "key"))
+    key.write_text(operator.output("audit", "checkpoint", "--verifier-key"))
     return checkpoint, key
 
 

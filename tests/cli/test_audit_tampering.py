@@ -319,7 +319,7 @@ ATTACKS: dict[Callable[[Path], object], list[tuple[str, int | None]]] = {
 def test_an_attack_by_way_of_the_database_is_found(
     operator: Operator, file: Path, attack: Callable[[Path], object], trust: str
 ) -> None:
-    key = operator.output("audit", "key").strip()
+    key = operator.output("audit", "checkpoint", "--verifier-key").strip()
     assert operator.output_json("audit", "verify", "--key", key)["findings"] == []
     attack(file)
     if trust == "key-encryption key":
@@ -402,7 +402,7 @@ def test_a_kept_key_shows_that_the_stored_one_was_replaced(
     operator: Operator, file: Path, column: str, value: object
 ) -> None:
     """Anybody can fetch the stored key, and would keep the wrong one."""
-    key = operator.output("audit", "key").strip()
+    key = operator.output("audit", "checkpoint", "--verifier-key").strip()
     (operator.folder / "kek").unlink()
     execute(file, f"UPDATE audit_log SET {column} = ?", value)
     [finding] = findings(operator, "--key", key)
@@ -481,11 +481,11 @@ def test_a_deleted_part_of_the_tree_is_found(operator: Operator, file: Path) -> 
 
 
 def test_a_replaced_key_is_found_by_the_sealed_one(operator: Operator, file: Path) -> None:
-    key = operator.output("audit", "key").strip()
+    key = operator.output("audit", "checkpoint", "--verifier-key").strip()
     forged = sign_anew(file)
     texts = [each["message"] for each in findings(operator)]
     assert any("audit_log" in text and str(forged) in text and key in text for text in texts)
-    assert "does not belong to its private key" in operator.error("audit", "key")
+    assert "does not belong to its private key" in operator.error("audit", "checkpoint", "--verifier-key")
 
 
 def test_a_replaced_private_key_is_found(operator: Operator, file: Path) -> None:

@@ -87,6 +87,15 @@ def test_each_option_says_what_it_does_and_what_it_takes(
         assert each.help or each.name in {"install_completion", "show_completion"}, each.name
 
 
+def test_each_command_has_an_example() -> None:
+    without = [
+        path
+        for path in ALL
+        if not hasattr(command_of(path), "commands") and "Examples:" not in command_of(path).help
+    ]
+    assert without == []
+
+
 @pytest.mark.parametrize("example", [*examples()])
 def test_an_example_in_a_help_text_is_a_command(
     example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -623,13 +623,6 @@ def test_clusters_without_rights_are_skipped_with_all(own_desk: Desk) -> None:
     assert not own_desk.config.exists()
 
 
-def test_the_allowlist_names_the_plugin(desk: Desk) -> None:
-    text = desk.user.output("kubeconfig", "allowlist")
-    (entry,) = yaml.safe_load(text)["credentialPluginAllowlist"]
-    assert Path(entry["command"]).is_absolute()
-    assert "name:" in text
-
-
 def test_certificate_files_are_renewed_and_removed(own_desk: Desk) -> None:
     own_desk.merge(own_desk.first, "--files")
     user = own_desk.read()["users"][0]["user"]

@@ -230,7 +230,6 @@ def test_kubectl_every_day(used: PageSite, tmp_path: Path) -> None:
         "kubectl every day",
         "Which clusters, and which one now",
         "The exec plugin",
-        "Programs with a short PATH, and allowlists",
     ):
         [found] = steps_below(page, heading)
         alice.follow_steps(found)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -14,12 +15,13 @@ import httpx2
 import pytest
 from cryptography.x509.oid import NameOID
 
-from support.keystone_installation import REGION, Service, Site, operator
+from support.keystone_installation import REGION, Service, Site
 from support.kubeconfig_checks import values
 from support.real_keystone.people import Person
 from support.terminal import in_a_terminal
 
 BIN = Path(sys.executable).parent
+PAGE = Path(__file__).parents[2] / "docs" / "keystone.md"
 SECONDS = 300
 
 
@@ -70,7 +72,7 @@ def settings(site: Site) -> Path:
 
 @pytest.fixture(scope="module")
 def registered(site: Site, service: Service, settings: Path) -> Site:
-    """What `clustercert keystone register` prints has been run by Keystone's administrator."""
+    """The commands of the page have been run by Keystone's administrator."""
     # As in every Keystone with clients.
     site.admin.new_endpoint("identity", site.keystone.url, REGION)
     administrator = {
@@ -79,8 +81,18 @@ def registered(site: Site, service: Service, settings: Path) -> Site:
         "OS_USER_DOMAIN_ID": "default",
         "OS_SYSTEM_SCOPE": "all",
     }
-    commands = operator(settings, "keystone", "register", "--url", service.url)
-    password = tomllib.loads(settings.read_text())["identity"]["keystone"]["service"]["password"]
+    given = tomllib.loads(settings.read_text())["identity"]["keystone"]["service"]
+    password = given["password"]
+    page = PAGE.read_text(encoding="utf-8")
+    commands = "\n".join(re.findall(r"^ +(openstack .*)$", page, re.MULTILINE))
+    for printed, here in (
+        ("https://clustercert.example.com", service.url),
+        ("--region eu-de", f"--region {REGION}"),
+        ("--user clustercert ", f"--user {given['username']} "),
+        ("--password-prompt clustercert", f"--password-prompt {given['username']}"),
+    ):
+        assert printed in commands
+        commands = commands.replace(printed, here)
     Shell(service, administrator).type(commands, password)
     return site
 

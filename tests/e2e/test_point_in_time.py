@@ -159,7 +159,10 @@ def test_after_a_point_in_time_restore_later_certificates_are_unknown_and_later_
             eventually(lambda: webhook.denial(before))
             assert [webhook.denial(each) for each in later] == [None] * 5
             size_now = sealed(store)
-            for name, what in (("clustercert.key", "key"), ("kept-checkpoints", "checkpoint")):
+            for name, what in (
+                ("clustercert.key", "checkpoint --verifier-key"),
+                ("kept-checkpoints", "checkpoint"),
+            ):
                 running.type(Step(f"clustercert --config {running.config} audit {what} > /keys/{name}", ()))
             assert verification(running)[0] == 0
             archived.server.run("SELECT pg_switch_wal()")

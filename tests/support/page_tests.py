@@ -60,7 +60,6 @@ RUN_BY: Mapping[str, Mapping[str, str]] = {
             "Which clusters, and which one now",
             "The exec plugin",
             "Your certificates",
-            "Programs with a short PATH, and allowlists",
         ),
         f"{_USE}::test_kubectl_every_day",
     ),

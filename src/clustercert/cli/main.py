@@ -110,7 +110,6 @@ PANELS = {
         ),
         CommandEntry("db", "operate", "Manage the database and its schema."),
         CommandEntry("keys", "operate", "Manage the keys that encrypt secrets at rest."),
-        CommandEntry("keystone", "administration.identity", "Register the service in Keystone's catalog."),
     ),
 }
 COMMANDS = {entry.name: entry for entries in PANELS.values() for entry in entries}

@@ -104,11 +104,6 @@ class ServiceCredential(Section):
         if sum(each is not None for each in required) != 1 or any(each is not None for each in others):
             raise RuleFault(f"give either {names}")
 
-    @property
-    def is_system_scoped(self) -> bool:
-        """Whether the service's tokens are for the scope `system`."""
-        return self.application_credential_id is None and "system" in self._scope()
-
     def request(self) -> JsonObject:
         """Return the body of a login request. Reads the secret from its file. Raises UnreadableSecret."""
         if self.application_credential_id is not None:

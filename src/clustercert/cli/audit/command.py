@@ -25,7 +25,6 @@ _MAX_WHY = 200
 app.command("verify")(verify.verify)
 app.command("export")(verify.export)
 app.command("checkpoint")(verify.checkpoint)
-app.command("key")(verify.show_key)
 app.command("tail")(events.tail)
 app.command("show")(events.show)
 

@@ -211,14 +211,27 @@ async def export(
 
 
 @on_store
-async def checkpoint(operator: Operator, output: OutputOption = Output.TABLE) -> None:
+async def checkpoint(
+    operator: Operator,
+    verifier_key: Annotated[
+        bool,
+        typer.Option(
+            "--verifier-key", help="Show the log's verifier key instead. Keep it with your saved checkpoints."
+        ),
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
     """Show a new checkpoint of the log.
 
     Keep the checkpoint where nobody with access to the database can change it.
 
     Examples:
         clustercert audit checkpoint >> kept-checkpoints
+        clustercert audit checkpoint --verifier-key > clustercert.key
     """
+    if verifier_key:
+        write_out(f"{await operator.components.log_sealer.verifier_key()}\n")
+        return
     components = operator.components
     await components.log_sealer.seal_all()
     found = await components.audit_log.checkpoint()
@@ -228,12 +241,6 @@ async def checkpoint(operator: Operator, output: OutputOption = Output.TABLE) ->
     key = str(await components.audit_log.verifier_key())
     row = {"size": found.size, "root": found.root.hex(), **row_of(found, "at", "note"), "verifier_key": key}
     show_one(row, output, name="root")
-
-
-@on_store
-async def show_key(operator: Operator) -> None:
-    """Show the log's verifier key. Keep the key with your saved checkpoints."""
-    write_out(f"{await operator.components.log_sealer.verifier_key()}\n")
 
 
 def _verify_proof(file: Path, given: str, output: Output) -> None:

@@ -39,7 +39,6 @@ app.command("merge")(merge.merge)
 app.command("unmerge")(unmerge.unmerge)
 app.command("use")(contexts.use)
 app.command("list")(contexts.list_merged)
-app.command("allowlist")(unmerge.allowlist)
 
 _STANDARD_OUTPUT = Path("-")
 # Matches the contexts for a cluster's additional addresses. Issued kubeconfigs have these contexts, but the service's

@@ -1,4 +1,4 @@
-"""`clustercert kubeconfig unmerge` and `allowlist`: remove merged entries, and allow the exec plugin in kubectl."""
+"""`clustercert kubeconfig unmerge`: removes merged entries."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from clustercert.cli.kubeconfig.contexts import KubeconfigOption, matching
 from clustercert.cli.kubeconfig.entries import Merged
 from clustercert.cli.options import InvalidOption, UnknownName
 from clustercert.cli.session import warn_in_client
-from clustercert.cli.terminal.output import print_note, write_out
+from clustercert.cli.terminal.output import print_note
 
 
 def unmerge(
@@ -63,20 +63,6 @@ def unmerge(
         )
     if not found:
         print_note("`merge` wrote no contexts, so there is nothing to remove.")
-
-
-def allowlist() -> None:
-    """Print the lines that allow the exec plugin in kubectl's preferences (kuberc).
-
-    You need these lines only if ~/.kube/kuberc has a credentialPluginPolicy.
-    """
-    command = entries.plugin_command()[0]
-    write_out(
-        "credentialPluginPolicy: Allowlist\n"
-        "credentialPluginAllowlist:\n"
-        f"- command: {command}  # kubectl 1.36 and newer\n"
-        f"# - name: {command}  # kubectl 1.35\n"
-    )
 
 
 def _forget(each: Merged) -> None:
