@@ -204,7 +204,8 @@ def test_an_access_key(job: Job) -> None:
 
 
 def test_argo_cd(job: Job, tokens: Mapping[str, str], tmp_path: Path) -> None:
-    pod = yaml.safe_load(block(RECIPES, "recipe: argo-cd"))["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    cron_job = yaml.safe_load((ROOT / "deploy/argo-cd/cluster-secret.yaml").read_text())
+    pod = cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (volume,) = pod["volumes"]
     (source,) = volume["projected"]["sources"]
     assert source["serviceAccountToken"]["audience"] == "clustercert"
