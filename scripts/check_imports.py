@@ -30,7 +30,7 @@ SETTINGS = PARSER | {
 }
 # For commands that only read the store, and its keys, whose problems are logged. structlog imports rich and two more.
 STORE = SETTINGS | {
-    *("sqlalchemy", "aiosqlite", "greenlet", "orjson"),
+    *("sqlalchemy", "aiosqlite", "greenlet"),
     *("structlog", "rich", "pygments", "attr", "prometheus_client"),
 }
 # Slow modules of the standard library that a cached credential does not need.

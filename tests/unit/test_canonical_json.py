@@ -1,4 +1,4 @@
-"""The fast encoder writes what the standard library's does."""
+"""Events and log lines are written as the standard library writes JSON."""
 
 import json
 from datetime import UTC, datetime

@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol, TypeVar
 
-import orjson
 from fastapi import Depends, Query
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from clustercert.http.dependencies import ServicesDep
 from clustercert.model import JsonObject
+from clustercert.observability import canonical_json
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -190,7 +190,7 @@ class _Shown:
 
     def add(self, view: JsonObject) -> bool:
         """Add an item. Returns False, and does not add the item, if the page would get too large."""
-        self._left -= len(orjson.dumps(view))
+        self._left -= len(canonical_json.dumps(view))
         if self.views and self._left < 0:
             return False
         self.views.append(view)

@@ -7,9 +7,7 @@ staging/src/k8s.io/api/authorization/v1/types.go. The tests use requests recorde
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
-
-import orjson
+from typing import Any, NoReturn
 
 from clustercert.model import credential_groups
 from clustercert.model.errors import InvalidRequest
@@ -56,6 +54,13 @@ class RequestSender:
         return self.has_certificate or bool(credential_groups(self.groups))
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 @dataclass(frozen=True, slots=True)
 class Review:
     """A SubjectAccessReview without the requested action.
@@ -74,8 +79,8 @@ def parse(raw: bytes) -> Review:
     Accepts duplicate field names: the sender is an authenticated API server, whose encoder never writes duplicates.
     """
     try:
-        document = orjson.loads(raw)
-    except ValueError as error:
+        document = _JSON.decode(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest("The body is not valid JSON in UTF-8.") from error
     if not isinstance(document, dict):
         raise InvalidRequest("The body must be a JSON object.")
