@@ -1,95 +1,38 @@
-"""Names for completion: from where they come, and what happens if they don't."""
+"""Names for completion: what is saved, for whom, and which names are complete."""
 
-import contextlib
-import json
 import os
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from clustercert.cli.completion import is_plain
+from clustercert.cli.completion import is_plain, save_names
 from clustercert.cli.credential import cache
 from clustercert.cli.kubeconfig import entries
 from clustercert.cli.kubeconfig.document import KubeconfigDocument
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import Profile
+from clustercert.model import JsonObject
 from clustercert.model.kubeconfigs import ClusterRef
 from support.command_line import Operator
-from support.wait import SECONDS, eventually
+from support.wait import SECONDS
 
-OPERATOR = {
-    "id": "e" * 32,
-    "issuer": "built-in",
-    "name": "okapi",
-    "domain": "zoo",
-    "service_roles": ["operator"],
-    "projects": [],
-}
 PROJECT = "a" * 32
-OWN = {"id": PROJECT, "name": "eu-de", "domain": "zoo", "domain_id": "d" * 32, "roles": ["member"]}
-ANSWERS = {
-    "/clustercert/v1/clusters": {
-        "clusters": [
-            {"id": "1", "name": name, "project_id": PROJECT, "project": "eu-de", "domain": "zoo"}
-            for name in ("zebra", "zebu", "ze$(reboot)")
-        ],
-        "next": None,
-    },
-    "/clustercert/v1/caller": {**OPERATOR, "service_roles": [], "projects": [OWN]},
-    "/clustercert/v1/users": {"users": [{"name": "okapi"}], "next": None},
-}
+LOGIN = Profile("https://zoo.example.com", "okapi", PROJECT, "eu-de", token="t")
 
 
-class Service(ThreadingHTTPServer):
-    """Answers some requests, and none while `silent` is set."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers = dict(ANSWERS)
-        self.asked: list[str] = []
-        self.silent = threading.Event()
-        self.ended = threading.Event()
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Service
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        self.server.asked.append(path)
-        if self.server.silent.is_set():
-            self.server.ended.wait()
-            return
-        content = json.dumps(self.server.answers.get(path, {})).encode()
-        self.send_response(200 if path in self.server.answers else 403)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the standard library
-        pass
+def cluster(name: str, domain: str = "zoo") -> JsonObject:
+    return {"name": name, "project": "eu-de", "domain": domain}
 
 
 @pytest.fixture
-def service(home: Path) -> Iterator[Service]:
-    """A service, and a login there."""
+def login(home: Path) -> Profile:
+    """A login at a service that does not answer: completion asks no service."""
     del home
-    with Service() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        profile.save("default", Profile(url, "okapi", PROJECT, "eu-de", token="t"), os.environ)
-        yield server
-        server.ended.set()
-        server.shutdown()
+    profile.save("default", LOGIN, os.environ)
+    return LOGIN
 
 
 def completed(line: str) -> list[str]:
@@ -117,32 +60,21 @@ def told(line: str) -> list[str]:
     return done.stdout.split()
 
 
-def make_old(written: float = 0) -> None:
-    """Let the cached names be too old, or from a time at which the clock was ahead, to be used without asking."""
-    for file in Path(str(cache.folder("names"))).iterdir():
-        # A child process may be replacing one.
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(file, (written, written))
-
-
-def test_names_are_completed_if_a_shell_reads_them_as_text(service: Service) -> None:
+def test_names_are_completed_if_a_shell_reads_them_as_text(login: Profile) -> None:
     line = "clustercert kubeconfig merge ze"
-    assert eventually(lambda: completed(line)) == ["zebra", "zebu"]
-    asked = len(service.asked)
-    assert completed("clustercert kubeconfig get zebr") == ["zebra"]
-    assert len(service.asked) == asked
+    # The scripts then complete no files instead.
+    assert told(line) == ["ze:"]
+    save_names("default", [cluster("zebra"), cluster("zebu"), cluster("ze$(reboot)")])
+    assert completed(line) == ["zebra", "zebu"]
+    assert completed("clustercert clusters --project eu") == ["eu-de"]
     for name in ("a b", "a;b", "a'b", 'a"b', "$a", "`a`", "a\\", "a\nb", "", "-rf", "a*", "~a", "a\u202eb"):
         assert not is_plain(name), name
 
 
-def test_an_ambiguous_name_is_completed_to_full_names(service: Service) -> None:
-    clusters = [
-        {"id": str(number), "name": name, "project_id": PROJECT, "project": "eu-de", "domain": domain}
-        for number, (name, domain) in enumerate([("zebra", "zoo"), ("zebra", "farm"), ("zebu", "zoo")])
-    ]
-    service.answers["/clustercert/v1/clusters"] = {"clusters": clusters, "next": None}
+def test_an_ambiguous_name_is_completed_to_full_names(login: Profile) -> None:
+    save_names("default", [cluster("zebra"), cluster("zebra", "farm"), cluster("zebu")])
     merge, both = "clustercert kubeconfig merge", ["farm/eu-de/zebra", "zoo/eu-de/zebra"]
-    assert eventually(lambda: completed(f"{merge} ")) == [both[0], "zebu", both[1]]
+    assert completed(f"{merge} ") == [both[0], "zebu", both[1]]
     # The service refuses the name without a domain.
     assert completed(f"{merge} ze") == ["zebu"]
     assert completed(f"{merge} fa") == both[:1]
@@ -150,52 +82,8 @@ def test_an_ambiguous_name_is_completed_to_full_names(service: Service) -> None:
     assert completed("clustercert cluster show zo") == both[1:]
 
 
-def test_names_of_other_domains_are_full_if_they_are_ambiguous(service: Service) -> None:
-    service.answers["/clustercert/v1/caller"] = OPERATOR
-    users = [
-        {"name": name, "domain": domain}
-        for name, domain in [("okapi", "zoo"), ("okapi", "farm"), ("ox", "farm")]
-    ]
-    service.answers["/clustercert/v1/users"] = {"users": users, "next": None}
-    assert eventually(lambda: completed("clustercert user show ")) == ["farm/okapi", "ox", "zoo/okapi"]
-    assert completed("clustercert user show o") == ["ox"]
-
-
-def test_names_are_asked_for_again_after_a_clock_that_was_ahead_was_set(service: Service) -> None:
-    line = "clustercert kubeconfig merge ze"
-    assert eventually(lambda: completed(line)) == ["zebra", "zebu"]
-    asked = len(service.asked)
-    make_old(time.time() + 25 * 3600)
-    completed(line)
-    assert eventually(lambda: len(service.asked) > asked)
-
-
-def test_a_service_that_does_not_answer_delays_nothing(service: Service) -> None:
-    line = "clustercert kubeconfig get zebr"
-    service.silent.set()
-    # The scripts then complete no files instead.
-    assert told(line) == ["zebr:"]
-    assert eventually(lambda: service.asked)
-    # The next key does not ask again.
-    assert completed(line) == []
-    assert len(service.asked) == 1
-
-    service.silent.clear()
-    make_old()
-    assert eventually(lambda: completed(line)) == ["zebra"]
-    service.silent.set()
-    make_old()
-    assert completed(line) == ["zebra"]
-
-
-def test_only_operators_ask_for_what_only_operators_may_list(service: Service) -> None:
-    line = "clustercert user show oka"
-    assert completed(line) == []
-    assert eventually(lambda: "/clustercert/v1/caller" in service.asked)
-    assert "/clustercert/v1/users" not in service.asked
-    service.answers["/clustercert/v1/caller"] = OPERATOR
-    make_old()
-    assert eventually(lambda: completed(line)) == ["okapi"]
+def test_the_roles_of_every_service_are_completed(login: Profile) -> None:
+    assert completed("clustercert role assign me") == ["member"]
 
 
 @pytest.mark.parametrize(
@@ -215,25 +103,29 @@ def test_contexts_that_merge_wrote_are_completed(
     assert completed(f"clustercert {line}") == ["zoo-prod", "zoo-test"]
 
 
-def test_without_a_valid_login_there_are_no_names(service: Service, home: Path) -> None:
+def test_without_a_valid_login_there_are_no_names(login: Profile, home: Path) -> None:
     line = "clustercert kubeconfig get zebr"
-    assert eventually(lambda: completed(line)) == ["zebra"]
-    found = profile.remembered("default", os.environ)
-    assert found is not None
+    save_names("default", [cluster("zebra")])
+    assert completed(line) == ["zebra"]
+    # A new login of the same user keeps the names.
+    profile.save("default", replace(login, token="another"), os.environ)
+    assert completed(line) == ["zebra"]
+    profile.save("default", replace(login, token=None), os.environ)
+    assert completed(line) == []
     # Names of another login are not shown.
-    profile.save("default", replace(found, user="bongo", token=None), os.environ)
-    asked = len(service.asked)
+    profile.save("default", replace(login, user="bongo"), os.environ)
     assert completed(line) == []
     (home / "config" / "clustercert" / "profiles" / "default.json").write_text("{")
     assert completed(line) == []
     (home / "config" / "clustercert" / "profiles" / "default.json").unlink()
     assert completed(line) == []
-    assert len(service.asked) == asked
 
 
-def test_logout_deletes_the_names(service: Service, tmp_path: Path) -> None:
-    assert eventually(lambda: completed("clustercert kubeconfig get zebr")) == ["zebra"]
+def test_logout_deletes_the_names(login: Profile, tmp_path: Path) -> None:
+    save_names("default", [cluster("zebra")])
     folder = Path(str(cache.folder("names")))
     assert list(folder.iterdir())
+    # Logging out with an access key asks no service.
+    profile.save("default", replace(login, token=None, access_key="a", secret_key="s"), os.environ)
     assert Operator(tmp_path).run("logout").code == 0
     assert list(folder.iterdir()) == []

@@ -15,7 +15,6 @@ import pytest
 import typer
 
 from clustercert.cli import completion
-from clustercert.cli.credential import cache
 from clustercert.cli.login import oidc_login, profile, renewal, token_storage, trust
 from clustercert.cli.login.issuer_options import IssuerOptions
 from clustercert.cli.login.profile import OidcLogin, Profile
@@ -252,16 +251,13 @@ def test_names_are_completed_while_a_login_waits_for_its_renewal(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
     expired = datetime.now(UTC) - timedelta(minutes=1)
-    path = profile.save(
+    profile.save(
         "default", replace(saved("sso"), token="t", expires_at=expired, refresh_token="r"), os.environ
     )
-    folder = Path(str(cache.folder("names")))
-    folder.mkdir(parents=True)
-    cached = {"login": cache.login_state(str(path)), "names": ["prod"]}
-    (folder / "default,clusters").write_text(json.dumps(cached))
-    assert completion.names("clusters", "default") == ["prod"]
+    completion.save_names("default", [{"name": "prod", "project": "eu-de", "domain": "acme"}])
+    assert completion.saved_names("clusters", "default") == ["acme/eu-de/prod", "prod"]
     profile.save("default", replace(saved("sso"), token="t", expires_at=expired), os.environ)
-    assert completion.names("clusters", "default") == ()
+    assert completion.saved_names("clusters", "default") == ()
 
 
 @dataclass

@@ -1,14 +1,11 @@
-"""`clustercert completion`: completes commands, options, and names of the service's objects in shells."""
+"""`clustercert completion`: completes commands, options and saved names in shells."""
 
 import contextlib
 import inspect
 import json
 import os
-import select
-import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args, get_origin
@@ -18,37 +15,28 @@ import typer
 from clustercert.cli.administration.resources import RESOURCES
 from clustercert.cli.credential import cache
 from clustercert.cli.login import profile
-from clustercert.cli.lookup import clusters_of_caller, full_name, reachable_cluster
+from clustercert.cli.lookup import full_name
 from clustercert.cli.terminal.output import write_out
-from clustercert.model.errors import ClustercertError
 from clustercert.model.identity import qualified_name
+from clustercert.model.rights import PROJECT_ROLES, SERVICE_ROLES
 
 if TYPE_CHECKING:
     from clustercert.cli.login.profile import Profile
+    from clustercert.model import JsonObject
 
 
 # Which kind of name completes an argument, by the metavar of the argument.
-KINDS = {each.metavar: each.plural for each in RESOURCES.values() if each.key == "name"} | {
+KINDS = {RESOURCES[noun].metavar: RESOURCES[noun].plural for noun in ("cluster", "project", "role")} | {
     "PROFILE": "profiles",
     "CONTEXT": "contexts",
-    "REQUEST": "requests",
 }
-# The Kubernetes groups that can be requested in the cluster of the command line.
-_OFFERS = "offers"
 # For options without a metavar: the kind of name that completes the option's value, by the parameter's name.
 _PARAMETERS = {
     "cluster": "clusters",
-    "groups": _OFFERS,
     "project": "projects",
     "profile_name": "profiles",
     "profile": "profiles",
 }
-_FRESH_SECONDS = 20
-_FETCH_SECONDS = 10
-# The time limit of a completion, including the CPU time of the program's start. A completion must take less than 0.3
-# seconds.
-_TOTAL_SECONDS = 0.28
-_LEAST_SECONDS = 0.05
 _MAX_NAMES = 10000
 # The characters beside letters and digits that have no special meaning for shells, replaced by a letter.
 _HARMLESS = str.maketrans("-_.@/", "aaaaa")
@@ -92,9 +80,10 @@ def _completion(kind: str) -> Callable[..., list[str]]:
                 found = profile.names(os.environ)
             elif kind == "contexts":
                 found = _contexts(ctx.params.get("kubeconfig"))
+            elif kind == "roles":
+                found = (*PROJECT_ROLES, *SERVICE_ROLES)
             else:
-                cluster = f",{ctx.params['cluster']}" if kind == _OFFERS else ""
-                found = names(f"{kind}{cluster}", str(name))
+                found = saved_names(kind, str(name))
                 unique = frozenset(found)
         fitting = [each for each in _fitting(found, unique, incomplete) if is_plain(each)]
         return fitting or [f"{incomplete}{_NO_NAMES}"]
@@ -130,116 +119,48 @@ def is_plain(name: str) -> bool:
     return not name.startswith("-") and name.translate(_HARMLESS).isalnum()
 
 
-def names(kind: str, login: str) -> Sequence[str]:
-    """Return names of one kind that the user of a saved login may see. The kind `offers,CLUSTER` is for one cluster.
-
-    The names come from the cache, or from the service if it responds in time.
-    """
+def saved_names(kind: str, login: str) -> Sequence[str]:
+    """Return the names of one kind that the user of a saved login has last listed. Raises OSError or ValueError."""
     found = profile.remembered(login, os.environ)
     if found is None or not (found.is_renewable or (found.is_logged_in and not found.has_expired)):
         return ()
-    state = cache.login_state(str(profile.path_of(login, os.environ)))
-    file = _file(login, kind)
-    # An expired login at an OIDC issuer is not renewed here, but by the next command.
-    if _age(file) > _FRESH_SECONDS and not found.has_expired:
-        _renew(file, kind, found, state)
-    return _read(file, state)
+    content = json.loads(_file(login, kind).read_text(encoding="utf-8"))
+    return list(map(str, content["names"])) if content["login"] == _identity(found) else ()
 
 
-def _read(file: Path, state: str) -> Sequence[str]:
-    """Return the cached names, if they belong to this login."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content["login"] == state:
-            return list(map(str, content["names"]))
-    return ()
+def save_names(login: str, clusters: "Sequence[JsonObject]") -> None:
+    """Save the names of the clusters that the user of a login can reach, and of the clusters' projects.
+
+    Does nothing for a login that is not saved, or if there is no cache folder.
+    """
+    from clustercert.secure_file import make_private_folder, write_private
+
+    found = profile.remembered(login, os.environ)
+    projects = {
+        qualified_name(str(each["project"]), str(each["domain"])): str(each["project"]) for each in clusters
+    }
+    names = {"clusters": {full_name(each): str(each["name"]) for each in clusters}, "projects": projects}
+    if found is None:
+        return
+    # The names only help with typing, so a folder that can't be written is no error.
+    with contextlib.suppress(OSError):
+        for kind, full in names.items():
+            file = _file(login, kind)
+            make_private_folder(file.parent)
+            kept = sorted(set(_unique_and_full(full)))[:_MAX_NAMES]
+            write_private(file, json.dumps({"login": _identity(found), "names": kept}))
+
+
+def _identity(login: "Profile") -> str:
+    """Return a string that differs for another user or service."""
+    return f"{login.shown_user} {login.url}"
 
 
 def _file(login: str, kind: str) -> Path:
     folder = cache.folder("names")
     if folder is None:
         raise OSError("there is no cache folder")
-    return Path(folder) / f"{login},{kind.replace('/', ',')}"
-
-
-def _age(file: Path) -> float:
-    try:
-        return abs(time.time() - file.stat().st_mtime)
-    except OSError:
-        return float("inf")
-
-
-def _renew(file: Path, kind: str, found: "Profile", state: str) -> None:
-    """Renew the cache in a child process. Waits briefly, then returns while the child continues."""
-    reader, writer = os.pipe()
-    if os.fork() == 0:
-        os.close(reader)
-        _run_child(file, kind, found, state)
-    os.close(writer)
-    select.select([reader], [], [], max(_LEAST_SECONDS, _TOTAL_SECONDS - time.process_time()))
-    os.close(reader)
-
-
-def _run_child(file: Path, kind: str, found: "Profile", state: str) -> None:
-    """Fetch the names, write them to the cache, and exit the process. The exit closes the pipe to the parent."""
-    try:
-        os.setsid()
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        # Replace the standard streams, because the shell waits until all copies of the streams are closed.
-        for stream in (0, 1, 2):
-            os.dup2(nowhere, stream)
-        signal.alarm(_FETCH_SECONDS)
-        # Mark the cache as renewed first, so that the next key press does not query an unresponsive service.
-        _write(file, state, _read(file, state))
-        with contextlib.suppress(ClustercertError):
-            _write(file, state, _fetched(kind, found))
-    finally:
-        os._exit(0)
-
-
-def _write(file: Path, state: str, found: Iterable[str]) -> None:
-    from clustercert.secure_file import make_private_folder, write_private
-
-    make_private_folder(file.parent)
-    write_private(file, json.dumps({"login": state, "names": sorted(set(found))[:_MAX_NAMES]}))
-
-
-def _fetched(kind: str, found: "Profile") -> Iterator[str]:
-    """Fetch names from the service. Raises ClientError.
-
-    For operators, also reads lists that only operators may read.
-    """
-    from clustercert.cli.credential.access_request import PATH, offers_of, shown_id
-    from clustercert.model.rights import PROJECT_ROLES, SERVICE_ROLES
-
-    with found.client() as client:
-        if kind == "clusters":
-            clusters = clusters_of_caller(client)
-            yield from _unique_and_full({full_name(each): str(each["name"]) for each in clusters})
-            return
-        if kind == "requests":
-            yield from (
-                shown_id(str(each["id"]))
-                for each in client.list_all(f"/{PATH}", "access_requests", state="open")
-            )
-            return
-        if kind.startswith(_OFFERS):
-            cluster = reachable_cluster(client, found, kind.removeprefix(f"{_OFFERS},"))
-            for each in offers_of(client, str(cluster["id"])):
-                yield from (str(group) for group in each["groups"])
-            return
-        is_operator = client.caller().is_operator
-        full = {each.shown_name: each.name for each in client.projects()} if kind == "projects" else {}
-        if kind == "roles":
-            yield from (*PROJECT_ROLES, *SERVICE_ROLES)
-    if is_operator:
-        from clustercert.client.administration import path_of
-
-        with found.administration_client() as administration:
-            for each in administration.list_all(path_of(kind), kind):
-                name = str(each["name"])
-                full[qualified_name(name, str(each.get("domain") or ""))] = name
-    yield from _unique_and_full(full)
+    return Path(folder) / f"{login},{kind}"
 
 
 def _unique_and_full(names: Mapping[str, str]) -> Iterator[str]:
@@ -328,8 +249,8 @@ def completion(
 ) -> None:
     """Print a completion script for bash, zsh or fish.
 
-    The script completes commands, options and names. Names of clusters, projects, users, groups, roles and domains
-    come from the service of the saved login.
+    The script completes commands, options, and names of saved logins, contexts and roles. Names of clusters and
+    projects come from the last run of `clustercert clusters` without filters.
 
     Examples:
         clustercert completion bash

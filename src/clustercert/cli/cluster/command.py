@@ -622,6 +622,10 @@ def clusters(
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.client() as client:
         found = reachable_clusters(client, project, domain, labels)
+    if chosen.name is not None and not (labels or project or domain):
+        from clustercert.cli.completion import save_names
+
+        save_names(chosen.name, found)
     rows = [
         with_times({name: value for name, value in each.items() if name not in _HIDDEN}) for each in found
     ]
