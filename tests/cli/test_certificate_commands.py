@@ -275,7 +275,7 @@ def test_a_revocation_of_one_certificate_is_undone(shell: Shell) -> None:
         "certificate",
         "revoke",
         shell.name(0)[:8],
-        "--reason",
+        "--crl-reason",
         "superseded",
         "--note",
         "lost",
@@ -318,7 +318,7 @@ def test_revoke_says_that_the_admission_policy_denies_only_writes(shell: Shell) 
 
 def test_a_revocation_for_key_compromise_is_not_undone(shell: Shell) -> None:
     done = shell.operator.run(
-        "certificate", "revoke", shell.name(0), "--reason", "keyCompromise", "-o", "name", "--yes"
+        "certificate", "revoke", shell.name(0), "--crl-reason", "keyCompromise", "-o", "name", "--yes"
     )
     assert "undo" not in done.err
     assert "can't be undone" in shell.operator.error("certificate", "undo", done.out.strip())

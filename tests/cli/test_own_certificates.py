@@ -42,7 +42,7 @@ def test_developers_revoke_their_own_after_a_question(place: RemoteSite) -> None
     assert f"Revoke the certificate {name} of the user alice for the cluster prod" in refused
     assert "--yes" in refused
     assert place.state(name) == "live"
-    done = alice.run("certificate", "revoke", name[:16], "--reason", "superseded", "--yes", "-o", "json")
+    done = alice.run("certificate", "revoke", name[:16], "--crl-reason", "superseded", "--yes", "-o", "json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["fingerprint"] == name
     assert "the cluster prod does not enforce this" in done.err

@@ -287,6 +287,7 @@ def revoke(
     reason: Annotated[
         RevocationReason,
         typer.Option(
+            "--crl-reason",
             metavar="REASON",
             help="unspecified, keyCompromise (can't be undone), affiliationChanged, superseded or "
             "cessationOfOperation (RFC 5280).",
