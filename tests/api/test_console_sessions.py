@@ -134,8 +134,13 @@ def test_sessions_end_on_all_workers(
         assert (done["sessions"], done["tokens"]) == (2, 0)
     for each in (service, worker):
         assert eventually(lambda each=each: is_refused(each, first))  # type: ignore[misc] # a lambda's default
-    # Only the session in which the user changed the password goes on.
-    assert is_refused(worker, second) == (what != "own password")
+    if what == "own password":
+        assert not is_refused(worker, second), (
+            "only the session in which the user changed the password goes on"
+        )
+    else:
+        # The worker caches each session for itself, so the second may outlive the first by a moment.
+        assert eventually(lambda: is_refused(worker, second))
 
 
 @pytest.fixture(scope="module")

@@ -246,9 +246,9 @@ def merge(
     several = every or bool(label)
     if bool(clusters) == several:
         raise InvalidOption(
-            "Name clusters, or give --all or -l, not both."
+            "Name clusters, or give --all or --label, not both."
             if several
-            else "Name clusters, or give --all or -l."
+            else "Name clusters, or give --all or --label."
         )
     if use and (several or len(clusters or ()) != 1):
         raise InvalidOption("--use needs exactly one cluster.")
