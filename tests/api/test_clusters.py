@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 import pytest
 
+from support.service import Service
 from support.world import EXTERNAL_URL, World
 
 # A struct is a mapping of field names, a slice a list of one type, map[string]string is MAP.
@@ -252,8 +253,9 @@ OTHERS = (
     ("user_agents", "is_list"), [((*HUAWEI_SDKS, *HUAWEI_TERRAFORM), True), (OTHERS, False)]
 )
 def test_the_form_of_endpoints_depends_on_the_client(
-    client: httpx2.Client, world: World, user_agents: tuple[str, ...], *, is_list: bool
+    service_with: Callable[..., Service], world: World, user_agents: tuple[str, ...], *, is_list: bool
 ) -> None:
+    client = service_with().client  # its own: the next tests use the shared one
     for user_agent in user_agents:
         client.headers["User-Agent"] = user_agent
         for name, external in (("plain", ""), ("eip", EXTERNAL_URL)):
@@ -295,8 +297,9 @@ def test_other_clients_and_huawei_clouds_sdk_for_iam_get_the_versions_of_the_ide
 
 
 def test_the_list_of_endpoints_has_the_fields_of_the_object_in_its_first_entry(
-    client: httpx2.Client, world: World
+    service_with: Callable[..., Service], world: World
 ) -> None:
+    client = service_with().client
     client.headers["User-Agent"] = HUAWEI_SDKS[0]
     internal = {"url": INTERNAL_URL, "type": "Internal", "internal": INTERNAL_URL}
     assert get(client, world, world.path("plain", ""))["status"]["endpoints"] == [internal]

@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from support.access_site import (
     AccessSite,
     policy_groups,
 )
-from support.exec_plugin import COMMAND, FORBIDDEN, User, status_of
+from support.exec_plugin import COMMAND, FORBIDDEN, status_of
 from support.terminal import CTRL_C, in_a_terminal
 from support.user_site import leaf_of
 from support.wait import SECONDS, eventually, line_with
@@ -375,26 +374,6 @@ def test_a_job_uses_a_request_only_if_it_names_it(
     # With a saved login, the plugin finds its request by itself.
     mistaken = cluster.run_plugin("--request", request_id)
     assert (mistaken.returncode, "--request is for jobs" in mistaken.stderr) == (USAGE, True)
-
-
-def completed(user: User, line: str) -> list[str]:
-    """The names that a shell completes, once the service has answered."""
-    variables = {
-        "_CLUSTERCERT_COMPLETE": "complete_fish",
-        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
-        "_TYPER_COMPLETE_ARGS": line,
-    }
-    command = [sys.executable, "-m", "clustercert"]
-    done = subprocess.run(
-        command, env=user.environment | variables, capture_output=True, text=True, timeout=SECONDS, check=True
-    )
-    return [each for each in done.stdout.split() if not each.endswith(":")]
-
-
-def test_ids_of_requests_are_completed(people: AccessSite, cluster: AccessCluster) -> None:
-    short = cluster.ask()["id"][:8]
-    line = f"clustercert request approve {short[:7]}"
-    assert eventually(lambda: completed(people.carla, line)) == [short]
 
 
 def test_kubectls_files_show_and_forget_the_mark(people: AccessSite, cluster: AccessCluster) -> None:
