@@ -1,5 +1,7 @@
 """Reserved names of Kubernetes and of this service."""
 
+import hashlib
+
 # Source: kube-apiserver, staging/src/k8s.io/apiserver/pkg/authentication/user/user.go.
 MASTERS = "system:masters"
 NODES = "system:nodes"
@@ -16,6 +18,9 @@ CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
 
 X509_ID = "X509SHA256="
 """The prefix of a client certificate's credential id. The certificate's fingerprint follows the prefix."""
+
+TOKEN_ID = "JTI="
+"""The prefix of a service account token's credential id. The token's claim `jti` follows the prefix."""
 
 OUR_PREFIX = "clustercert:"
 """The prefix of user and group names that this service chooses itself, such as `clustercert:admins`."""
@@ -39,3 +44,36 @@ NEVER_SIGNS = {"-eks-": "Amazon EKS"}
 
 CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client"
 """The signer in clusters that signs client certificates for the API server."""
+
+TOKEN_SIGNER = "token"
+"""The signer of clusters whose credentials are service account tokens, which the cluster's API server signs."""
+
+USERS_NAMESPACE = "clustercert-users"
+"""The namespace with one service account for each credential that is a token, and nothing else of this service."""
+
+ACCESS_NAMESPACE = "clustercert-access"
+"""The namespace with this service's own service account in clusters whose credentials are tokens."""
+
+ISSUER_ACCOUNT = "issuer"
+"""The name of this service's own service account in `ACCESS_NAMESPACE`."""
+
+SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
+"""The prefix of a service account's user name. Namespace and name follow, with a colon between them."""
+
+ISSUER_USER = f"{SERVICE_ACCOUNT_PREFIX}{ACCESS_NAMESPACE}:{ISSUER_ACCOUNT}"
+"""The user name of this service's own service account."""
+
+INSTALLATION_LABEL = "clustercert/installation"
+"""The label that names the installation of this service to which an object belongs, see `installation_id`."""
+
+CREDENTIAL_LABEL = "clustercert/credential"
+"""The label of accounts and bindings with the number of their credential, 40 lower-case hex digits."""
+
+
+def installation_id(public_key: bytes) -> str:
+    """Return the id of an installation: the first half of the SHA-256 of the audit log's public key, 32 hex digits.
+
+    Args:
+        public_key: 32 bytes, Ed25519; `merkle.notes.VerifierKey.public_key`.
+    """
+    return hashlib.sha256(public_key).hexdigest()[:32]
