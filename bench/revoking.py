@@ -303,7 +303,7 @@ async def _other_project(store: World) -> tuple[str, str, str]:
         neighbor = await components.clusters.queries.cluster(store.project_id, store.cluster_id)
         if neighbor is None:
             raise RuntimeError("the cluster is not there")
-        ca = chain_pem((neighbor.client_ca.certificate,))
+        ca = chain_pem((neighbor.client_ca.ca_certificate,))
         registration = Registration(name="other", internal_url=world.INTERNAL_URL, server_ca_pem=ca)
         cluster = await components.clusters.add(project.id, registration, actor=actor)
     return project.id, cluster.id, password

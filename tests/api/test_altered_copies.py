@@ -133,7 +133,7 @@ class WebhookCluster:
         while True:
             serial = more.get("serial") or new_serial()
             request = SigningRequest(grant, key.public_key(), ca, number, serial=serial)
-            der = LeafBuilder(ca.certificate, ca_key).build(request)
+            der = LeafBuilder(ca.ca_certificate, ca_key).build(request)
             if can_be_shifted(der):
                 return HeldCertificate(der, key_pem(key), number)
             assert "serial" not in more, "another serial would have to be said"

@@ -30,9 +30,10 @@ def test_a_service_looks_after_its_log_and_its_ledger(world: World, tmp_path: Pa
         world.database,
         "INSERT INTO certificate (fingerprint, serial, credential_number, epoch, cluster_id, project_id, ca_id,"
         " user_id, user_name, groups, not_before, not_after, key_type, key_origin, auth_method, source_address,"
-        " request_id, issued_at, der)"
+        " request_id, issued_at, kind, der)"
         " VALUES (x'77', 's', 'n', 0, 'c', 'p', 'a', 'u', 'n', '[]', '2020-01-01 00:00:00.000000',"
-        " '2020-01-01 00:00:00.000000', 'ec-p256', 'csr', 'token', '', '', '2020-01-01 00:00:00.000000', x'00')",
+        " '2020-01-01 00:00:00.000000', 'ec-p256', 'csr', 'token', '', '', '2020-01-01 00:00:00.000000',"
+        " 'certificate', x'00')",
     )
     execute(world.database, "DELETE FROM progress")
     kept = tmp_path / "checkpoints"

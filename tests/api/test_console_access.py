@@ -274,7 +274,7 @@ def test_a_use_after_the_revocation_is_an_alert(site: Site) -> None:
 def test_people_come_in_pages_and_are_searched(site: Site) -> None:
     others = (
         "epoch, cluster_id, project_id, ca_id, groups, not_before, not_after, key_type, key_origin, auth_method,"
-        " source_address, request_id, issued_at, der"
+        " source_address, request_id, issued_at, kind, der"
     )
     site.execute(
         "WITH RECURSIVE n(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM n WHERE i < 189) INSERT INTO certificate"

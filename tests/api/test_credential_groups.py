@@ -251,7 +251,7 @@ def test_where_the_service_may_not_bind_nothing_is_issued(scene: Scene, tmp_path
     (tmp_path / "apiserver").mkdir()
     with ApiServer(tmp_path / "apiserver") as strict:
         cluster = register(scene.world, strict, f"strict-{tmp_path.name}", BOTH)
-        strict.trust(cluster.client_ca.certificate.public_bytes(Encoding.PEM))
+        strict.trust(cluster.client_ca.ca_certificate.public_bytes(Encoding.PEM))
         answer = Scene(scene.world, scene.service, strict, cluster).asks()
         assert answer.status_code == 502
         assert bindings(strict) == {}

@@ -275,9 +275,10 @@ def test_stored_certificates_are_checked(operator: Operator, file: Path) -> None
         file,
         "INSERT INTO certificate (fingerprint, serial, credential_number, epoch, cluster_id, project_id, ca_id,"
         " user_id, user_name, groups, not_before, not_after, key_type, key_origin, auth_method, source_address,"
-        " request_id, issued_at, der)"
+        " request_id, issued_at, kind, der)"
         " VALUES (x'01', 's', 'n', 0, 'c', 'p', 'a', 'u', 'n', '[]', '2020-01-01 00:00:00.000000',"
-        " '2020-01-01 00:00:00.000000', 'ec-p256', 'csr', 'token', '', '', '2020-01-01 00:00:00.000000', x'00')",
+        " '2020-01-01 00:00:00.000000', 'ec-p256', 'csr', 'token', '', '', '2020-01-01 00:00:00.000000',"
+        " 'certificate', x'00')",
     )
     assert operator.run("db", "check").code == 0
     found = operator.run("db", "check", "--certificates")

@@ -426,7 +426,7 @@ def test_the_access_report_has_the_users_of_all_pages(shell: Shell) -> None:
     numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 131)"
     others = (
         "epoch, cluster_id, project_id, ca_id, groups, not_before, not_after, key_type, key_origin, auth_method,"
-        " source_address, request_id, issued_at, der"
+        " source_address, request_id, issued_at, kind, der"
     )
     shell.execute(
         f"{numbers} INSERT INTO certificate (fingerprint, serial, credential_number, user_id, user_name,"

@@ -9,8 +9,8 @@ from support.stores import execute, rows
 ROW = (
     "INSERT INTO certificate (fingerprint, credential_number, serial, epoch, cluster_id, project_id, ca_id, user_id,"
     " user_name, groups, not_before, not_after, key_type, key_origin, auth_method, source_address, request_id,"
-    " issued_at, der) VALUES (?, ?, 's', 0, 'c', 'p', 'a', 'u', 'n', '[]', '2020-01-01 00:00:00.000000', ?, 'ec-p256',"
-    " 'csr', 'token', '', '', '2020-01-01 00:00:00.000000', x'')"
+    " issued_at, kind, der) VALUES (?, ?, 's', 0, 'c', 'p', 'a', 'u', 'n', '[]', '2020-01-01 00:00:00.000000', ?,"
+    " 'ec-p256', 'csr', 'token', '', '', '2020-01-01 00:00:00.000000', 'certificate', x'')"
 )
 REQUEST = (
     "INSERT INTO access_request (id, project_id, cluster_id, cluster_name, project_name, user_id, user_name, groups,"

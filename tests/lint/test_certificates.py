@@ -47,7 +47,7 @@ def lint(subject: x509.Certificate) -> str:
 
 def leaf(key: PublicKey, ca: ClientCA, ca_key: PrivateKey) -> x509.Certificate:
     request = new_signing_request(grant(groups=GROUPS), key, ca, takes_serial=True)
-    return x509.load_der_x509_certificate(LeafBuilder(ca.certificate, ca_key).build(request))
+    return x509.load_der_x509_certificate(LeafBuilder(ca.ca_certificate, ca_key).build(request))
 
 
 def verify(folder: Path, subject: x509.Certificate, root: x509.Certificate, *options: str) -> None:
@@ -66,7 +66,7 @@ def test_the_linter_finds_what_is_wrong() -> None:
     bare = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))
-        .issuer_name(client_ca(key).certificate.subject)
+        .issuer_name(client_ca(key).ca_certificate.subject)
         .public_key(key.public_key())
         .serial_number(1)
         .not_valid_before(CA_NOT_BEFORE)
@@ -79,7 +79,7 @@ def test_the_linter_finds_what_is_wrong() -> None:
 
 @pytest.mark.parametrize("ca_key_type", KEY_TYPES)
 def test_a_client_ca_is_without_a_finding(ca_key_type: KeyType, tmp_path: Path) -> None:
-    ca = client_ca(KEYS[ca_key_type]).certificate
+    ca = client_ca(KEYS[ca_key_type]).ca_certificate
     assert lint(ca) == ""
     verify(tmp_path, ca, ca)
 
@@ -91,7 +91,7 @@ def test_a_leaf_is_without_a_finding(key_type: KeyType, ca_key_type: KeyType, tm
     made = leaf(KEYS[key_type].public_key(), ca, KEYS[ca_key_type])
     assert credential_number_of(made) == f"{made.serial_number:040x}"
     assert lint(made) == ""
-    verify(tmp_path, made, ca.certificate, "-purpose", "sslclient")
+    verify(tmp_path, made, ca.ca_certificate, "-purpose", "sslclient")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_leaf_for_a_csr_of_openssl_is_without_a_finding(options: list[str], tm
     ca = client_ca(KEYS["ec-p256"])
     made = leaf(csr_public_key(csr), ca, KEYS["ec-p256"])
     assert lint(made) == ""
-    verify(tmp_path, made, ca.certificate, "-purpose", "sslclient")
+    verify(tmp_path, made, ca.ca_certificate, "-purpose", "sslclient")
     assert b"system:masters" not in made.public_bytes(Encoding.DER)
     assert b"kubernetes" not in made.public_bytes(Encoding.DER)
 
@@ -123,14 +123,14 @@ def test_a_leaf_is_no_server_and_no_ca(tmp_path: Path) -> None:
     made = leaf(KEYS["ec-p256"].public_key(), ca, KEYS["ec-p256"])
     for purpose in ("sslserver", "smimesign", "codesign", "timestampsign"):
         with pytest.raises(AssertionError, match="unsuitable certificate purpose"):
-            verify(tmp_path, made, ca.certificate, "-purpose", purpose)
+            verify(tmp_path, made, ca.ca_certificate, "-purpose", purpose)
 
 
 def test_a_leaf_of_another_ca_does_not_verify(tmp_path: Path) -> None:
     stranger = client_ca(KEYS["ec-p384"])
     made = leaf(KEYS["ec-p256"].public_key(), client_ca(KEYS["ec-p256"]), KEYS["ec-p256"])
     with pytest.raises(AssertionError, match="verification failed"):
-        verify(tmp_path, made, stranger.certificate, "-purpose", "sslclient")
+        verify(tmp_path, made, stranger.ca_certificate, "-purpose", "sslclient")
 
 
 def test_the_services_own_server_certificate_is_without_a_finding(tmp_path: Path) -> None:

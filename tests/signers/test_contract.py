@@ -201,7 +201,7 @@ async def test_local_answers_leaves_of_all_types_from_cas_of_all_types(
 ) -> None:
     kind = local(ca_key_type)
     await assert_it_answers_the_leaf_that_was_asked_for(kind, key_type)
-    check_crl(await kind.signer.sign_crl(kind.ca, CRL), kind.ca.certificate, CRL)
+    check_crl(await kind.signer.sign_crl(kind.ca, CRL), kind.ca.ca_certificate, CRL)
 
 
 async def test_it_answers_the_leaf_that_was_asked_for(kind: Kind) -> None:
@@ -220,7 +220,7 @@ async def assert_it_answers_the_leaf_that_was_asked_for(kind: Kind, key_type: Ke
     assert_leaf = assert_client_leaf if kind.signer.profile == "own" else assert_cluster_leaf
     assert_leaf(
         leaf,
-        ca=kind.ca.certificate,
+        ca=kind.ca.ca_certificate,
         username=USER_ID,
         groups=groups,
         issued_at=NOW,
@@ -288,14 +288,14 @@ async def test_a_ca_that_it_creates_signs_leaves_and_crls(kind: Kind, key_type: 
         return
     ca, other = [await kind.signer.create_ca(ca_request(each)) for each in (key_type, "ec-p256")]
     assert ca.id != other.id
-    assert ca.certificate.subject != other.certificate.subject
+    assert ca.ca_certificate.subject != other.ca_certificate.subject
     assert (ca.cluster_id, ca.state) == (CLUSTER_ID, "active")
-    assert ca.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    assert ca.certificate.not_valid_before_utc == CA_NOT_BEFORE
+    assert ca.ca_certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert ca.ca_certificate.not_valid_before_utc == CA_NOT_BEFORE
     assert ca.not_after == CA_NOT_BEFORE + CA_LIFETIME
     request = kind.request(grant(), ca=ca)
     check_leaf(await kind.signer.sign(request), request)
-    check_crl(await kind.signer.sign_crl(ca, CRL), ca.certificate, CRL)
+    check_crl(await kind.signer.sign_crl(ca, CRL), ca.ca_certificate, CRL)
 
 
 async def test_it_signs_the_crl_that_was_asked_for(kind: Kind) -> None:
@@ -304,7 +304,7 @@ async def test_it_signs_the_crl_that_was_asked_for(kind: Kind) -> None:
             await kind.signer.sign_crl(kind.ca, CRL)
         return
     der = await kind.signer.sign_crl(kind.ca, CRL)
-    check_crl(der, kind.ca.certificate, CRL)
+    check_crl(der, kind.ca.ca_certificate, CRL)
     (revoked,) = x509.load_der_x509_crl(der)
     assert revoked.extensions.get_extension_for_class(x509.CRLReason).value.reason.value == "keyCompromise"
 

@@ -321,7 +321,7 @@ async def test_without_the_right_to_read_the_bundle_the_registered_ca_is_tried(s
     found = await site.signer.create_ca(
         replace(wanted, registration=replace(wanted.registration, server_ca_pem=both))
     )
-    assert found.certificate.public_bytes(Encoding.PEM) == site.double.own_ca_pem
+    assert found.ca_certificate.public_bytes(Encoding.PEM) == site.double.own_ca_pem
     assert (await site.signer.custody(site.ca)).proof["ca_in_client_ca_file"] == "unknown"
 
 

@@ -138,7 +138,7 @@ async def test_many_are_forgotten_in_small_transactions(database: Database, stor
     await issue(database, NOW)
     columns = (
         "serial, epoch, cluster_id, project_id, ca_id, user_id, user_name, groups, not_before, not_after, key_type,"
-        " key_origin, auth_method, source_address, request_id, issued_at, der"
+        " key_origin, auth_method, source_address, request_id, issued_at, kind, der"
     )
     doubled = BATCH + 500
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {doubled})"

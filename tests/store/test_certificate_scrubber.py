@@ -34,7 +34,7 @@ def real_record(number: int = 1) -> CertificateRecord:
 
 def record_of(request: SigningRequest, number: int = 1) -> CertificateRecord:
     """Return the ledger's record for an issued certificate."""
-    leaf = x509.load_der_x509_certificate(LeafBuilder(request.ca.certificate, CA_KEY).build(request))
+    leaf = x509.load_der_x509_certificate(LeafBuilder(request.ca.ca_certificate, CA_KEY).build(request))
     made, _ = certificate_record()
     return replace(
         made,
@@ -94,7 +94,7 @@ async def record_all(database: Database, *records: CertificateRecord) -> None:
 async def test_issued_certificates_have_no_findings(database: Database, store: Store) -> None:
     await record_all(database, *(real_record(number) for number in range(5)))
     checker = CertificateScrubber(database, POLICY, lambda: NOW)
-    await with_ca(store, certificate_der(client_ca().certificate))
+    await with_ca(store, certificate_der(client_ca().ca_certificate))
     done = [await checker.step(2) for _ in range(4)]
     assert [one.count for one in done] == [2, 2, 1, 2]
     assert [one.mismatches for one in done] == [(), (), (), ()]
@@ -132,7 +132,7 @@ async def test_certificates_that_the_cluster_signed_have_no_findings(
     await record_all(database, await cluster_record(timedelta(seconds=3)))
     checker = CertificateScrubber(database, POLICY, lambda: NOW)
     assert (await checker.step()).mismatches == ()
-    await with_ca(store, certificate_der(client_ca().certificate))
+    await with_ca(store, certificate_der(client_ca().ca_certificate))
     assert (await checker.step()).mismatches == ()
 
 

@@ -225,6 +225,6 @@ def add_ca(store: Store, ca: ClientCA) -> None:
         " VALUES (?, ?, ?, NULL, ?, 'local', '2026-01-01 00:00:00.000000', '2036-01-01 00:00:00.000000')",
         ca.id,
         ca.cluster_id,
-        certificate_der(ca.certificate),
+        certificate_der(ca.ca_certificate),
         ca.state,
     )

@@ -134,7 +134,7 @@ async def test_each_order_goes_through_all_pages(scene: FleetScene) -> None:
     assert sorted(await names(scene, order="ca_start")) == ["a", "b", "c", "d"]
     assert await names(scene, client_ca_ends_before=ends["b"]) == ["c"]
     assert await names(scene, client_ca_ends_after=NOW + 3 * DAY) == ["a"]
-    start = scene.clusters["a"].client_ca.certificate.not_valid_before_utc
+    start = scene.clusters["a"].client_ca.ca_certificate.not_valid_before_utc
     assert await names(scene, client_ca_starts_before=start) == []
     assert len(await names(scene, client_ca_starts_after=start)) == 4
 

@@ -30,7 +30,7 @@ def cluster_setup(options: ClusterOptions | None = None, **changes: Any) -> Setu
     }
     return Setup(
         cluster=cluster,
-        client_cas_pem=chain_pem((cluster.client_ca.certificate,)),
+        client_cas_pem=chain_pem((cluster.client_ca.ca_certificate,)),
         choices=SetupChoices.model_validate(choices),
         given=GivenChoices.model_validate(choices),
         token="ccw_secret",

@@ -142,5 +142,5 @@ class FleetScene:
 
 def ca_ending(at: datetime) -> ClientCA:
     """A client CA that ends at a time."""
-    from_start = client_ca().certificate.not_valid_before_utc
+    from_start = client_ca().ca_certificate.not_valid_before_utc
     return client_ca(lifetime=at - from_start)

@@ -35,7 +35,7 @@ class HonestSigner:
     profile: LeafProfile = "own"
 
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
-        return (LeafBuilder(request.ca.certificate, CA_KEY).build(request),)
+        return (LeafBuilder(request.ca.ca_certificate, CA_KEY).build(request),)
 
 
 # Of 128 bits, as an external CA may have it.
@@ -51,7 +51,7 @@ class SerialChoosingSigner:
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         assert request.serial is None
         chosen = replace(request, serial=CHOSEN_SERIAL)
-        return (LeafBuilder(request.ca.certificate, CA_KEY).build(chosen),)
+        return (LeafBuilder(request.ca.ca_certificate, CA_KEY).build(chosen),)
 
 
 class ClusterSigner:
@@ -66,7 +66,7 @@ class ClusterSigner:
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         assert request.csr is not None
         assert isinstance(CA_KEY, ec.EllipticCurvePrivateKey)
-        csr, ca = x509.load_der_x509_csr(request.csr), request.ca.certificate
+        csr, ca = x509.load_der_x509_csr(request.csr), request.ca.ca_certificate
         at = request.grant.not_before + BACKDATE + self.late
         usages = ("client auth", "digital signature")
         return (signed_leaf(csr, usages, ca, CA_KEY, at, min(request.grant.not_after - at, self.longest)),)

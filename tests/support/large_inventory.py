@@ -9,7 +9,7 @@ def fill(store: Store) -> None:
     """Insert many certificates, most expired, for 10 users in 10 clusters and 5 projects, and many revocations."""
     columns = (
         "epoch, groups, user_name, not_before, ca_id, key_type, key_origin, auth_method, source_address,"
-        " request_id, issued_at, der"
+        " request_id, issued_at, kind, der"
     )
     later = "datetime(not_after, '-' || ({n} % 3000) || ' hours') || '.000000'"
     if store.file is None:

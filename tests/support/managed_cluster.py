@@ -56,7 +56,7 @@ def register(world: World, double: ApiServer, name: str, options: ClusterOptions
             return await components.clusters.add(world.project.id, wanted, actor=actor)
 
     cluster = asyncio.run(added())
-    double.trust(cluster.client_ca.certificate.public_bytes(Encoding.PEM))
+    double.trust(cluster.client_ca.ca_certificate.public_bytes(Encoding.PEM))
     return cluster
 
 

@@ -68,7 +68,7 @@ class World:
         return settings(self.folder, **({"database_url": self.database_url} | changed))
 
     def client_ca(self, cluster: str) -> x509.Certificate:
-        return self.clusters[cluster].client_ca.certificate
+        return self.clusters[cluster].client_ca.ca_certificate
 
     def path(self, cluster: str = "plain", tail: str = "/clustercert") -> str:
         """The address of a cluster, in the project it belongs to."""

@@ -59,7 +59,7 @@ class Scene:
         return [each.outcome for each in proofs]
 
     def trust(self) -> None:
-        self.double.trust(self.known.client_ca.certificate.public_bytes(Encoding.PEM))
+        self.double.trust(self.known.client_ca.ca_certificate.public_bytes(Encoding.PEM))
 
 
 @pytest.fixture(scope="module")

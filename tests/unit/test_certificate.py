@@ -55,7 +55,7 @@ def leaf_for(
     request = new_signing_request(
         grant(username, groups), key or LEAF_KEY.public_key(), ca, takes_serial=True
     )
-    return x509.load_der_x509_certificate(LeafBuilder(ca.certificate, ca_key).build(request))
+    return x509.load_der_x509_certificate(LeafBuilder(ca.ca_certificate, ca_key).build(request))
 
 
 def own_group(leaf: x509.Certificate) -> str:
@@ -119,7 +119,7 @@ def test_a_leaf_is_a_client_certificate_and_nothing_more(
     leaf = leaf_for(keys[key_type].public_key(), ca_key=ca_key)
     assert_client_leaf(
         leaf,
-        ca=client_ca(ca_key).certificate,
+        ca=client_ca(ca_key).ca_certificate,
         username=USER_ID,
         groups=["clustercert:admins"],
         issued_at=ISSUED_AT,
@@ -147,7 +147,7 @@ def test_a_leaf_of_no_other_group_has_its_credential_group() -> None:
 def test_the_number_is_not_the_serial_where_the_signer_chooses_that() -> None:
     request = new_signing_request(grant(), LEAF_KEY.public_key(), CA, takes_serial=False)
     assert request.serial is None
-    leaf = x509.load_der_x509_certificate(LeafBuilder(CA.certificate, CA_KEY).build(request))
+    leaf = x509.load_der_x509_certificate(LeafBuilder(CA.ca_certificate, CA_KEY).build(request))
     number = credential_number_of(leaf)
     assert number == request.credential_number
     assert int(number, 16) != leaf.serial_number
@@ -299,8 +299,8 @@ def test_fingerprint_and_serial_are_what_openssl_prints() -> None:
 
 def test_a_chain_is_pem_leaf_first() -> None:
     leaf = leaf_for()
-    assert x509.load_pem_x509_certificates(chain_pem((leaf, CA.certificate))) == [leaf, CA.certificate]
-    assert parse_certificates(chain_pem((leaf, CA.certificate))) == (leaf, CA.certificate)
+    assert x509.load_pem_x509_certificates(chain_pem((leaf, CA.ca_certificate))) == [leaf, CA.ca_certificate]
+    assert parse_certificates(chain_pem((leaf, CA.ca_certificate))) == (leaf, CA.ca_certificate)
 
 
 @pytest.mark.parametrize("pem", [b"", b"hello", key_pem(LEAF_KEY)])
@@ -317,8 +317,8 @@ def test_times_after_2049_are_generalized_times_that_openssl_reads() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_fingerprints_of_pem_blocks_need_no_parsing(count: int) -> None:
-    pem = chain_pem((CA.certificate,) * count)
-    assert pem_fingerprints(pem) == (fingerprint(CA.certificate),) * count
+    pem = chain_pem((CA.ca_certificate,) * count)
+    assert pem_fingerprints(pem) == (fingerprint(CA.ca_certificate),) * count
 
 
 def test_a_list_of_clusters_parses_no_certificate() -> None:
@@ -345,7 +345,7 @@ def test_a_ca_whose_key_is_slow_to_verify_with_issued_nothing() -> None:
 
 
 def test_more_certificates_than_allowed_are_counted_not_parsed() -> None:
-    pem = chain_pem((CA.certificate,))
+    pem = chain_pem((CA.ca_certificate,))
     assert len(parse_certificates(pem * 3, 3)) == 3
     broken = b"-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"
     for more in (pem * 4, broken * 4, pem.replace(b" CERTIFICATE", b" X509 CERTIFICATE") * 4):

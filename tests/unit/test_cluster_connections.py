@@ -58,7 +58,7 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 @pytest.fixture
 def scene(double: ApiServer) -> Scene:
     ca = client_ca(CA_KEY)
-    double.trust(ca.certificate.public_bytes(Encoding.PEM))
+    double.trust(ca.ca_certificate.public_bytes(Encoding.PEM))
     known = replace(cluster(ca), internal_url=double.url, server_ca_pem=double.server_ca.read_bytes())
     made = Scene(double, known)
     # The double looks at its own clock.
@@ -257,7 +257,7 @@ async def test_an_expired_ca_and_a_missing_signer_are_said_to_be(scene: Scene) -
 
 
 async def test_it_never_outlives_its_ca(scene: Scene) -> None:
-    ends = scene.known.client_ca.certificate.not_valid_after_utc
+    ends = scene.known.client_ca.ca_certificate.not_valid_after_utc
     scene.now = ends - timedelta(minutes=7)
     await scene.gets()
     assert scene.ledger.entries[0][0].not_after == ends

@@ -6,8 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.kubernetes.bindings import Bindings
-from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.model import (
     ClusterOptions,
     credential_group,
@@ -17,8 +15,8 @@ from clustercert.model import (
 )
 from clustercert.model.errors import Forbidden
 from clustercert.pki.leaf import MAX_NAME, new_serial
-from support.issuance_doubles import issuance
-from support.samples import NOW, cluster, grant
+from clustercert.policy.cluster_grant import cluster_grant
+from support.samples import cluster, grant
 
 
 @given(st.one_of(st.integers(0, 2**160 - 1), st.integers(0, 300)))
@@ -46,15 +44,6 @@ def test_a_malformed_number_is_rejected_but_its_group_has_the_prefix(text: str) 
     assert credential_groups([group]) == [group]
 
 
-class NeverRevoked:
-    async def is_revoked(self, fingerprint: bytes) -> bool:
-        return False
-
-
-def bindings() -> Bindings:
-    return Bindings(ClusterConnections(issuance(), NeverRevoked().is_revoked, lambda: NOW))
-
-
 def with_roles(roles: dict[str, str] | None) -> ClusterOptions:
     return ClusterOptions(credential_roles=roles)
 
@@ -62,15 +51,15 @@ def with_roles(roles: dict[str, str] | None) -> ClusterOptions:
 @pytest.mark.parametrize("roles", [None, {}])
 def test_without_bindings_the_grant_keeps_its_groups(roles: dict[str, str] | None) -> None:
     guarded = replace(cluster(), options=with_roles(roles))
-    assert bindings().apply_credential_group(guarded, grant()) == grant()
+    assert cluster_grant(grant(), guarded) == grant()
 
 
 def test_with_bindings_a_certificate_has_only_its_credential_group() -> None:
     guarded = replace(cluster(), options=with_roles({"admin": "cluster-admin"}))
-    assert bindings().apply_credential_group(guarded, grant()) == replace(grant(), groups=())
+    assert cluster_grant(grant(), guarded) == replace(grant(), groups=())
     several = replace(grant(), rule="member", rules=("member", "admin", "reader"))
-    assert bindings().apply_credential_group(guarded, several) == replace(several, rule="admin", groups=())
+    assert cluster_grant(several, guarded) == replace(several, rule="admin", groups=())
     other = replace(grant(), rule="member", rules=("member",), trace={"rule": "member"})
     with pytest.raises(Forbidden, match="no ClusterRole for the rule member") as refused:
-        bindings().apply_credential_group(guarded, other)
+        cluster_grant(other, guarded)
     assert refused.value.trace == {"rule": "member"}

@@ -57,18 +57,18 @@ def test_a_leaf_fails_the_check_once_it_is_listed(tmp_path: Path) -> None:
     key = new_key("ec-p256")
     leaves = [
         x509.load_der_x509_certificate(
-            LeafBuilder(CA.certificate, CA_KEY).build(
+            LeafBuilder(CA.ca_certificate, CA_KEY).build(
                 new_signing_request(grant(), key.public_key(), CA, takes_serial=True)
             )
         )
         for _ in range(2)
     ]
     crl = new_crl(
-        CA.certificate,
+        CA.ca_certificate,
         CA_KEY,
         content_of([CrlEntry(serial_hex(leaves[0].serial_number), ISSUED_AT, "unspecified")]),
     )
-    files = {"ca.pem": CA.certificate.public_bytes(Encoding.PEM), "crl.pem": crl_pem(crl)}
+    files = {"ca.pem": CA.ca_certificate.public_bytes(Encoding.PEM), "crl.pem": crl_pem(crl)}
     files |= {f"leaf{number}.pem": leaf.public_bytes(Encoding.PEM) for number, leaf in enumerate(leaves)}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -112,17 +112,17 @@ def test_what_is_listed_is_what_a_parser_finds(
         for place, (serial, reason) in enumerate(zip(serials, reasons, strict=False))
     ]
     asked = CrlContent(entries, number, this_update=now, next_update=now + timedelta(days=1))
-    der = new_crl(CA.certificate, CA_KEY, asked)
-    check_crl(der, CA.certificate, asked)
+    der = new_crl(CA.ca_certificate, CA_KEY, asked)
+    check_crl(der, CA.ca_certificate, asked)
     crl = x509.load_der_x509_crl(der)
     assert crl.is_signature_valid(CA_KEY.public_key())
-    assert crl.issuer == CA.certificate.subject
+    assert crl.issuer == CA.ca_certificate.subject
     assert (crl.last_update_utc, crl.next_update_utc) == (now, now + timedelta(days=1))
     assert crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == number
     identifier = crl.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
     assert (
         identifier.value.key_identifier
-        == CA.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+        == CA.ca_certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     )
     assert [extension.critical for extension in crl.extensions] == [False, False]
     found = []
@@ -136,7 +136,7 @@ def test_what_is_listed_is_what_a_parser_finds(
 def test_a_long_list_takes_time_in_proportion(tmp_path: Path) -> None:
     """Ten thousand: copying the list at each entry would take minutes for ten times as many."""
     entries = [CrlEntry(os.urandom(19).hex(), ISSUED_AT, "unspecified") for _ in range(10_000)]
-    der = new_crl(CA.certificate, CA_KEY, content_of(entries))
+    der = new_crl(CA.ca_certificate, CA_KEY, content_of(entries))
     assert len(x509.load_der_x509_crl(der)) == len(entries)
 
 
@@ -145,14 +145,14 @@ def test_another_crl_than_the_requested_one_is_refused() -> None:
     answers = [
         b"",
         b"0" * 100,
-        new_crl(CA.certificate, CA_KEY, content_of(())),
-        new_crl(CA.certificate, CA_KEY, content_of((REVOKED, replace(REVOKED, serial="0b")))),
-        new_crl(CA.certificate, CA_KEY, content_of(number=2)),
-        new_crl(CA.certificate, CA_KEY, replace(content_of(), next_update=NEXT + timedelta(seconds=1))),
-        new_crl(CA.certificate, new_key("ec-p256"), content_of()),
-        new_crl(CA.certificate, new_key("ed25519"), content_of()),
+        new_crl(CA.ca_certificate, CA_KEY, content_of(())),
+        new_crl(CA.ca_certificate, CA_KEY, content_of((REVOKED, replace(REVOKED, serial="0b")))),
+        new_crl(CA.ca_certificate, CA_KEY, content_of(number=2)),
+        new_crl(CA.ca_certificate, CA_KEY, replace(content_of(), next_update=NEXT + timedelta(seconds=1))),
+        new_crl(CA.ca_certificate, new_key("ec-p256"), content_of()),
+        new_crl(CA.ca_certificate, new_key("ed25519"), content_of()),
         new_crl(other_ca, CA_KEY, content_of()),
     ]
     for der in answers:
         with pytest.raises(SignerError):
-            check_crl(der, CA.certificate, content_of())
+            check_crl(der, CA.ca_certificate, content_of())

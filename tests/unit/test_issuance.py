@@ -60,7 +60,7 @@ async def test_what_is_issued_is_the_grant_signed_by_the_clusters_ca() -> None:
     leaf = x509.load_der_x509_certificate(issued.leaf_der)
     assert_client_leaf(
         leaf,
-        ca=CA.certificate,
+        ca=CA.ca_certificate,
         username=USER_ID,
         groups=["clustercert:admins"],
         issued_at=NOW,
@@ -208,7 +208,7 @@ async def test_a_signer_chosen_serial_is_kept_beside_the_number() -> None:
         assert record.credential_number == each.credential_number == event.credential_number
         assert_client_leaf(
             leaf,
-            ca=CA.certificate,
+            ca=CA.ca_certificate,
             username=USER_ID,
             groups=["clustercert:admins"],
             issued_at=NOW,

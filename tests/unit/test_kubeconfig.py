@@ -29,7 +29,7 @@ def issued(at: Cluster, *, from_csr: bool = False) -> Issued:
     key = new_key("ec-p256")
     ca = client_ca()
     request = new_signing_request(grant(), key.public_key(), ca, takes_serial=True)
-    leaf = LeafBuilder(ca.certificate, CA_KEY).build(request)
+    leaf = LeafBuilder(ca.ca_certificate, CA_KEY).build(request)
     return Issued(
         grant=grant(),
         cluster=at,

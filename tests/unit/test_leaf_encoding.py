@@ -28,7 +28,7 @@ CA = client_ca()
 
 def by_the_library(request: SigningRequest, ca_key: PrivateKey) -> x509.Certificate:
     """The leaf of the profile as the library's builder makes it: nothing of ours has a part in it."""
-    ca = request.ca.certificate
+    ca = request.ca.ca_certificate
     identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     groups = [*request.grant.groups]
     if request.credential_number:
@@ -64,12 +64,12 @@ def by_the_library(request: SigningRequest, ca_key: PrivateKey) -> x509.Certific
 def by_us(leaf: x509.Certificate, request: SigningRequest, ca_key: PrivateKey) -> x509.Certificate:
     """Our leaf of the same request, with the same serial."""
     numbered = replace(request, serial=leaf.serial_number)
-    return x509.load_der_x509_certificate(LeafBuilder(request.ca.certificate, ca_key).build(numbered))
+    return x509.load_der_x509_certificate(LeafBuilder(request.ca.ca_certificate, ca_key).build(numbered))
 
 
 def encoded(leaf: x509.Certificate, request: SigningRequest) -> bytes:
     """The leaf's first part as we write it, from the request and the serial alone."""
-    return requested_tbs(request, ca_subject(request.ca.certificate), leaf.serial_number)
+    return requested_tbs(request, ca_subject(request.ca.ca_certificate), leaf.serial_number)
 
 
 @pytest.mark.parametrize("key_type", get_args(KeyType))
@@ -85,7 +85,7 @@ def test_the_library_makes_the_same_leaf(key_type: KeyType, ca_key_type: KeyType
     ours = by_us(leaf, request, ca_key)
     assert ours.tbs_certificate_bytes == leaf.tbs_certificate_bytes
     assert ours.signature_algorithm_oid == leaf.signature_algorithm_oid
-    assert_signed_by(ours, request.ca.certificate)
+    assert_signed_by(ours, request.ca.ca_certificate)
 
 
 START = datetime(2020, 1, 1, tzinfo=UTC)

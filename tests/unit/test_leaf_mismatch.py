@@ -50,7 +50,7 @@ class Answering:
 
 
 def leaf_of(request: SigningRequest) -> x509.Certificate:
-    return signed_by(CA.certificate, CA_KEY, request)
+    return signed_by(CA.ca_certificate, CA_KEY, request)
 
 
 def signed_by(ca: x509.Certificate, ca_key: PrivateKey, request: SigningRequest) -> x509.Certificate:
@@ -62,7 +62,7 @@ def builder_of(request: SigningRequest) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject(request.grant, request.credential_number))
-        .issuer_name(CA.certificate.subject)
+        .issuer_name(CA.ca_certificate.subject)
         .public_key(request.public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(request.grant.not_before)
@@ -271,16 +271,18 @@ LIES: dict[str, Callable[[SigningRequest], tuple[x509.Certificate, ...]]] = {
     ),
     "every extension twice": extensions_twice,
     "an extension nobody can read": malformed_extension,
-    "a signature by another CA": lambda request: (signed_by(OTHER_CA.certificate, OTHER_KEY, request),),
+    "a signature by another CA": lambda request: (signed_by(OTHER_CA.ca_certificate, OTHER_KEY, request),),
     "a signature by a CA of the same name": lambda request: (signed_by(lookalike_ca(), OTHER_KEY, request),),
-    "a right leaf that another key signed": lambda request: (signed_by(CA.certificate, OTHER_KEY, request),),
+    "a right leaf that another key signed": lambda request: (
+        signed_by(CA.ca_certificate, OTHER_KEY, request),
+    ),
     "another issuer's name": rewritten(
         issuer=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "someone")]).public_bytes()
     ),
     "a broken signature": broken_signature,
-    "the CA itself": lambda request: (CA.certificate,),
-    "the root behind the leaf": lambda request: (leaf_of(request), CA.certificate),
-    "a stranger behind the leaf": lambda request: (leaf_of(request), OTHER_CA.certificate),
+    "the CA itself": lambda request: (CA.ca_certificate,),
+    "the root behind the leaf": lambda request: (leaf_of(request), CA.ca_certificate),
+    "a stranger behind the leaf": lambda request: (leaf_of(request), OTHER_CA.ca_certificate),
 }
 for missing in (
     "basicConstraints",
@@ -310,7 +312,7 @@ async def test_a_leaf_that_outlives_its_ca_is_found_out() -> None:
     ca = client_ca(lifetime=timedelta(days=20))
     request = new_signing_request(grant(days=30), OTHER_KEY.public_key(), ca, takes_serial=True)
     with pytest.raises(SignerError, match="outlive"):
-        check_leaf((LeafBuilder(ca.certificate, CA_KEY).build(request),), request)
+        check_leaf((LeafBuilder(ca.ca_certificate, CA_KEY).build(request),), request)
 
 
 async def test_the_lying_signers_pass_when_they_do_not_lie() -> None:

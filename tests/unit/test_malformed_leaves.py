@@ -32,7 +32,7 @@ REQUESTS = {
     for kind, key in CA_KEYS.items()
 }
 LEAVES = {
-    kind: LeafBuilder(request.ca.certificate, CA_KEYS[kind]).build(request)
+    kind: LeafBuilder(request.ca.ca_certificate, CA_KEYS[kind]).build(request)
     for kind, request in REQUESTS.items()
 }
 REQUEST, LEAF = REQUESTS["ec-p256"], LEAVES["ec-p256"]

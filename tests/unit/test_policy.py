@@ -162,7 +162,7 @@ def test_a_longer_wish_than_the_ca_is_forbidden_and_told_its_end() -> None:
     short = cluster(client_ca(lifetime=timedelta(days=101)))
     granted = POLICY.decide(caller("admin"), short, IssueRequest(duration=100), NOW)
     assert granted.not_after == ISSUED_AT + timedelta(days=100)
-    assert granted.not_after == short.client_ca.certificate.not_valid_after_utc
+    assert granted.not_after == short.client_ca.ca_certificate.not_valid_after_utc
     with pytest.raises(Forbidden, match=r"2026-06-22T15:09:26Z"):
         POLICY.decide(caller("admin"), short, IssueRequest(duration=101), NOW)
 

@@ -143,7 +143,7 @@ def test_names_are_issued_exactly_or_refused_in_words(username: str, groups: tup
         return
     ca = CLUSTER.client_ca
     request = new_signing_request(granted, LEAF_KEY, ca, takes_serial=True)
-    leaf = LeafBuilder(ca.certificate, CA_KEY).build(request)
+    leaf = LeafBuilder(ca.ca_certificate, CA_KEY).build(request)
     reread = x509.load_der_x509_certificate(leaf)
     assert_subject(
         reread, username, [*dict.fromkeys(groups), f"clustercert:credential:{request.credential_number}"]
@@ -163,7 +163,7 @@ def test_a_user_name_over_64_bytes_is_issued_exactly_or_refused(name: str) -> No
         return
     ca = CLUSTER.client_ca
     request = new_signing_request(granted, LEAF_KEY, ca, takes_serial=True)
-    leaf = x509.load_der_x509_certificate(LeafBuilder(ca.certificate, CA_KEY).build(request))
+    leaf = x509.load_der_x509_certificate(LeafBuilder(ca.ca_certificate, CA_KEY).build(request))
     assert_subject(leaf, name, [*granted.groups, f"clustercert:credential:{request.credential_number}"])
 
 
@@ -217,7 +217,7 @@ def test_a_trace_says_what_limits_and_truncates() -> None:
         caller("admin"), cluster(short_ca), IssueRequest(duration=30, shorten=True), NOW
     ).trace
     assert by_ca["allowed_by"] == "ca"
-    assert by_ca["allowed_until"] == short_ca.certificate.not_valid_after_utc.isoformat()
+    assert by_ca["allowed_until"] == short_ca.ca_certificate.not_valid_after_utc.isoformat()
     assert by_ca["shortened"] is True
 
 

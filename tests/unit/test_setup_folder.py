@@ -22,7 +22,7 @@ from clustercert.pki.certificates import chain_pem
 from support import samples
 from support.cluster_setup import cluster_setup
 
-CA_PEM = chain_pem((samples.cluster().client_ca.certificate,)).decode()
+CA_PEM = chain_pem((samples.cluster().client_ca.ca_certificate,)).decode()
 CHOICES = GivenChoices(
     cluster_id="0f-1e",
     mode="known-only",

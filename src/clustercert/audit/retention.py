@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import structlog
 from cryptography import x509
@@ -20,6 +21,7 @@ from clustercert.model import (
 from clustercert.model.errors import ClustercertError, NotFound, SignerError
 from clustercert.model.events.administration import EventsDeleted
 from clustercert.model.events.operation import CertificateMismatch
+from clustercert.model.issuance import jti_fingerprint
 from clustercert.observability import metrics
 from clustercert.pki.certificates import fingerprint
 from clustercert.pki.keys import PARSE_ERRORS, accepted_key, key_type_of
@@ -80,6 +82,8 @@ class Retention:
 def certificate_problems(row: StoredCertificate, policy: Policy, now: datetime) -> tuple[str, ...]:
     """Check a stored certificate. Returns one sentence for each problem."""
     record = row.record
+    if record.kind == "token":
+        return _token_problems(record, policy, now)
     try:
         leaf = x509.load_der_x509_certificate(record.der)
         found = [*_row_problems(leaf, record), *_policy_problems(leaf, record, policy, now)]
@@ -90,6 +94,28 @@ def certificate_problems(row: StoredCertificate, policy: Policy, now: datetime) 
     except ClustercertError as error:
         return (f"The certificate has a key that is not allowed: {error.message}",)
     return tuple(found)
+
+
+def _token_problems(record: CertificateRecord, policy: Policy, now: datetime) -> tuple[str, ...]:
+    """Check a stored token. Only the cluster knows the token itself, so this compares the columns with each other."""
+    wrong = []
+    try:
+        if jti_fingerprint(str(UUID(hex=record.serial))) != record.fingerprint:
+            wrong.append("serial")
+    except ValueError:
+        wrong.append("serial")
+    if record.der or record.key_type:
+        wrong.append("kind")
+    found = [f"The token's row does not match its fingerprint in: {', '.join(wrong)}."] if wrong else []
+    return (*found, *_name_problems(record, policy, record.not_after, now))
+
+
+def _name_problems(record: CertificateRecord, policy: Policy, ends_at: datetime, now: datetime) -> list[str]:
+    # Expired credentials are skipped: they give no access, and an older policy may have allowed their names.
+    if ends_at <= now:
+        return []
+    names = [record.common_name, *record.groups]
+    return [f"Not allowed now: {problem}" for name in names if (problem := policy.name_problem(name))]
 
 
 def _row_problems(leaf: x509.Certificate, record: CertificateRecord) -> list[str]:
@@ -119,11 +145,7 @@ def _policy_problems(
     tolerance = timedelta(0) if leaf_profile(leaf) == "own" else START_TOLERANCE
     if abs(leaf.not_valid_before_utc - record.issued_at.replace(microsecond=0) + BACKDATE) > tolerance:
         found.append("The certificate's start of validity does not match its time of issue.")
-    # Expired certificates are skipped: they give no access, and an older policy may have allowed their names.
-    if leaf.not_valid_after_utc > now:
-        names = [record.common_name, *record.groups]
-        found += [f"Not allowed now: {problem}" for name in names if (problem := policy.name_problem(name))]
-    return found
+    return found + _name_problems(record, policy, leaf.not_valid_after_utc, now)
 
 
 # Cached: the certificates in a batch were signed by only a few CAs.

@@ -132,5 +132,5 @@ class Crls:
             next_update=now + LIFETIME,
         )
         der = await signer.sign_crl(ca, content)
-        await asyncio.to_thread(check_crl, der, ca.certificate, content)
+        await asyncio.to_thread(check_crl, der, ca.ca_certificate, content)
         return Crl(der, content.number, made_at=now, refresh_at=now + LIFETIME / 2), revoked.changed

@@ -122,7 +122,7 @@ class CaRotations:
         else:
             new_ca = await create_ca(self.signers[signer], request, self.cas)
         new_ca = replace(new_ca, state="next")
-        if certificate_der(new_ca.certificate) == certificate_der(cluster.client_ca.certificate):
+        if certificate_der(new_ca.ca_certificate) == certificate_der(cluster.client_ca.ca_certificate):
             raise Conflict(f"The signer {signer} has no other CA for this cluster.")
         rotation = CaRotation(
             cluster_id=cluster.id,

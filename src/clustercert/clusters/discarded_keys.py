@@ -34,6 +34,9 @@ async def create_ca(signer: Signer, request: CaRequest, cas: ClientCaQueries) ->
             retry_after=60,
         )
     ca = await signer.create_ca(request)
+    if ca.certificate is None:
+        # The signer `token` has no key that would have to be deleted.
+        return ca
     try:
         await cas.note_created(ca)
     except BaseException:
@@ -109,7 +112,7 @@ class DiscardedKeys:
         """
         if noted.project_id is not None:
             return True
-        created_at = noted.ca.certificate.not_valid_before_utc + BACKDATE
+        created_at = noted.ca.ca_certificate.not_valid_before_utc + BACKDATE
         if self.now() - created_at <= ADDING:
             return False
         return abs(await self.queries.clock_offset()) <= MAX_CLOCK_OFFSET

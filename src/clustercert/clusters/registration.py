@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 from clustercert.model import ClusterOptions
 from clustercert.model.clusters import Registration, cluster_properties
 from clustercert.model.errors import Conflict, InvalidRequest
+from clustercert.model.group_roles import parse_group_roles
+from clustercert.model.kubernetes import TOKEN_SIGNER
 from clustercert.model.times import checked_labels
 from clustercert.pki.certificates import chain_pem, parse_certificates
 from clustercert.policy.templates import exempted_template, is_plain_text, unprefixed_templates
@@ -128,6 +130,7 @@ def checked(registration: Registration, limits: ClusterLimits) -> Registration:
     """Return the validated registration, safe to write into a kubeconfig. Raises InvalidRequest."""
     _check(registration)
     _check_options(registration.options)
+    _check_group_roles(registration)
     return replace(registration, server_ca_pem=_checked_cas(registration.server_ca_pem, limits))
 
 
@@ -234,6 +237,36 @@ def _check_options(options: ClusterOptions) -> None:
             "discover_api_servers: the service has no access to this cluster, so it can't read the addresses. Set it"
             " to false and list the addresses in api_servers, or set up admission or credential_roles."
         )
+
+
+def _check_group_roles(registration: Registration) -> None:
+    """Raise InvalidRequest if the roles of groups, or options beside them, are invalid."""
+    options = registration.options
+    if registration.signer != TOKEN_SIGNER:
+        if options.group_roles or options.allow_cluster_admin:
+            raise InvalidRequest(
+                "group_roles: only a cluster whose credentials are tokens (signer token) can have roles for groups."
+            )
+        return
+    without_webhook = {
+        "webhook_mode": options.mode != "default",
+        "credential_roles": options.credential_roles is not None,
+        "admission": options.admission,
+        "discover_api_servers": options.discover_api_servers,
+        "api_servers": bool(registration.api_servers),
+        "pins": bool(options.pins),
+        "pin_components": options.pin_components,
+        "listed_masters": bool(options.listed_masters),
+    }
+    if given := next((name for name, is_given in without_webhook.items() if is_given), None):
+        raise InvalidRequest(
+            f"{given}: a cluster whose credentials are tokens (signer token) has no webhook and no client CA. Leave"
+            " this field out."
+        )
+    try:
+        parse_group_roles(options.group_roles, allow_cluster_admin=options.allow_cluster_admin)
+    except ValueError as error:
+        raise InvalidRequest(f"group_roles: {error}") from error
 
 
 def _check_fingerprints(field_name: str, fingerprints: Collection[str], most: int) -> None:

@@ -17,7 +17,7 @@ from clustercert.http.openapi import ERRORS, described
 from clustercert.http.paging import PageDep, fitting, page_body
 from clustercert.http.responses import Hex, ResponseBody, Time, prefers
 from clustercert.model import JsonObject, KeyOrigin
-from clustercert.model.choices import CaState, CertificateState
+from clustercert.model.choices import CaState, CertificateState, CredentialKind
 from clustercert.model.errors import NotFound
 from clustercert.model.identity import KnownUser
 from clustercert.pki.certificates import chain_pem
@@ -57,7 +57,7 @@ class CertificateBody(ResponseBody):
     fingerprint: Hex = Field(
         description="SHA-256 of the DER, lower-case hex. kube-apiserver calls it X509SHA256."
     )
-    serial: str = Field(description="Lower-case hex.")
+    serial: str = Field(description="Lower-case hex; of a token, the hex digits of its jti.")
     credential_number: str = Field(
         description="40 hex digits, which are part of the certificate's credential group."
     )
@@ -89,7 +89,8 @@ class CertificateBody(ResponseBody):
     )
     not_before: Time
     not_after: Time
-    key_type: str
+    kind: CredentialKind = Field(description="Whether it is a certificate, or a token of a service account.")
+    key_type: str = Field(description="Empty for a token.")
     key_origin: KeyOrigin
     auth_method: str
     source_address: str
@@ -114,7 +115,7 @@ class CertificateBody(ResponseBody):
 class WholeCertificateBody(CertificateBody):
     """A certificate, including its PEM text."""
 
-    pem: str
+    pem: str | None = Field(description="Null for a token, which is not stored.")
 
 
 class CertificateListBody(BaseModel):
@@ -303,7 +304,9 @@ async def _show(call: Call, certificate: CertificateView) -> Response:
     users = await known_users(call, [certificate.user_id, certificate.revoked_by])
     ca_states = await inventory.ca_states([certificate])
     fields = _fields(certificate, names, users, ca_states, inventory.now())
-    pem = chain_pem((x509.load_der_x509_certificate(certificate.der),)).decode()
+    pem = None
+    if certificate.kind == "certificate":
+        pem = chain_pem((x509.load_der_x509_certificate(certificate.der),)).decode()
     return responses.private(WholeCertificateBody.render(certificate, **fields, pem=pem))
 
 

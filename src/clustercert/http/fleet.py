@@ -158,8 +158,8 @@ class FleetClusterBody(ResponseBody):
     webhook_called_at: Time | None = Field(
         validation_alias="asked_at", description="When an API server last called the webhook, to the minute."
     )
-    client_ca_not_before: Time = Field(validation_alias="ca_starts_at")
-    client_ca_not_after: Time = Field(validation_alias="ca_ends_at")
+    client_ca_not_before: Time | None = Field(validation_alias="ca_starts_at")
+    client_ca_not_after: Time | None = Field(validation_alias="ca_ends_at")
     signer: str = Field(description="The signer that has the key of the client CA.")
     rotation: RotationState | None = Field(description="The state of the running rotation of the client CA.")
     rotation_problem: str | None = Field(

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from clustercert.issuance.entitled_users import EntitledUserPage, EntitledUsers
-from clustercert.issuance.ports import AccessSource, CredentialBindings
+from clustercert.issuance.ports import AccessSource
 from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.issuance.service import NUMBER_PLACEHOLDER
 from clustercert.model import Caller, Cluster, Grant, IssueRequest, KeyType, Origin, credential_group
 from clustercert.model.errors import Conflict, Forbidden, NotFound, Unauthenticated, Unavailable
 from clustercert.model.rights import reads_everything, reads_project, require_reader
 from clustercert.pki.keys import sample_key
+from clustercert.policy.cluster_grant import cluster_grant
 from clustercert.policy.decision import Policy
 from clustercert.policy.entitlements import Entitlements
 from clustercert.policy.explanation import Explanation, explain
@@ -73,7 +74,6 @@ class Explanations:
     recorded: RecordedCallers
     entitled: EntitledUsers
     usernames: UsernameQueries
-    bindings: CredentialBindings
     requests: AccessSource
     with_all_roles: Callable[[Caller], Awaitable[Caller]]
     now: Callable[[], datetime]
@@ -154,7 +154,7 @@ class Explanations:
         request = IssueRequest(expires_in=MAX_LIFETIME, shorten=True, public_key=sample_key(EXEC_PLUGIN_KEY))
         try:
             grant = self.policy.decide(caller, cluster, request, now)
-            return self.bindings.apply_credential_group(cluster, grant)
+            return cluster_grant(grant, cluster)
         except (Forbidden, NotFound, Unavailable):
             return None
 
@@ -200,7 +200,7 @@ class Explanations:
             now,
             access,
             only_own=only_own,
-            adapt=lambda grant: self.bindings.apply_credential_group(cluster, grant),
+            adapt=lambda grant: cluster_grant(grant, cluster),
         )
         try:
             await self._require_usable(asked, explanation)

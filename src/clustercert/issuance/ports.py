@@ -37,9 +37,6 @@ class Usernames(Protocol):
 class CredentialBindings(Protocol):
     """Role bindings for single certificates, in clusters with per-credential RBAC. See `kubernetes.bindings`."""
 
-    def apply_credential_group(self, cluster: Cluster, grant: Grant) -> Grant:
-        """Return the grant, without groups if the cluster uses per-credential RBAC. Raises Forbidden."""
-
     def binding(self, cluster: Cluster, record: CertificateRecord) -> AbstractAsyncContextManager[None]:
         """Create the role binding of the certificate's credential group before the `with` block.
 

@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import structlog
+
 from clustercert.issuance.ports import AccessSource, CredentialBindings, Recorder, Usernames
 from clustercert.model import (
     Caller,
@@ -20,7 +22,9 @@ from clustercert.model import (
     SigningRequest,
     credential_group,
 )
-from clustercert.model.errors import InvalidRequest, Unavailable
+from clustercert.model.choices import CredentialKind
+from clustercert.model.credentials import credential_number
+from clustercert.model.errors import ClustercertError, Conflict, InvalidRequest, Unavailable
 from clustercert.model.events.issuance import (
     CertificateIssued,
     event_access_request,
@@ -29,6 +33,7 @@ from clustercert.model.events.issuance import (
     event_request,
     event_trace,
 )
+from clustercert.model.issuance import IssuedToken
 from clustercert.observability import metrics, tracing
 from clustercert.pki.keys import KeyGenerator, key_type_of
 from clustercert.pki.leaf import (
@@ -36,17 +41,32 @@ from clustercert.pki.leaf import (
     CheckedLeaf,
     check_leaf,
     der_fingerprint,
+    new_serial,
     new_signing_request,
     serial_hex,
 )
-from clustercert.pki.signer import LeafSigner, signer_named
+from clustercert.pki.signer import LeafSigner, TokenIssuer, TokenOrder, signer_named, token_issuer
+from clustercert.policy.cluster_grant import bound_roles, cluster_grant
 from clustercert.policy.decision import Policy
 from clustercert.store.clusters.registry import ClusterLookup, require_cluster
+
+logger = structlog.get_logger()
 
 # A placeholder for the credential number in a preview, because the number is not chosen yet.
 NUMBER_PLACEHOLDER = "<number>"
 # How often a decision is repeated, before and again after the certificate is recorded, if rights keep changing.
 MAX_REPEATS = 5
+# What to do if the caller asks for the other kind of credential, by the cluster's kind.
+_OTHER_KIND: Mapping[CredentialKind, str] = {
+    "certificate": (
+        "This cluster's credentials are certificates. Send the request without credential, or with credential"
+        " certificate."
+    ),
+    "token": (
+        "This cluster's credentials are tokens of service accounts, for which clients of the cloud have no field. Get"
+        " one with `clustercert kubeconfig get`, or send credential token in the body of POST."
+    ),
+}
 
 
 async def _nothing(*_: object) -> None:
@@ -60,8 +80,8 @@ class Issuance:
     Attributes:
         signers: the signers by name.
         now: returns the current time in UTC.
-        bindings: applies per-credential RBAC: a role binding for each certificate, instead of groups. If `None`, all
-            certificates have the groups that the policy grants.
+        bindings: creates the role binding of each certificate in clusters with per-credential RBAC. If `None`, no
+            bindings are created.
         require_space: raises Unavailable if the disk space is not enough for further certificates.
         withdraw: revokes a recorded certificate that its caller may no longer have, and does not get.
         requests: the access that users have by access requests.
@@ -134,9 +154,13 @@ class Issuance:
                 issue.
             confirm: raises an error if the grant no longer holds. Signing and recording may take seconds.
         """
+        signer = signer_named(self.signers, cluster.client_ca.signer)
+        if signer.profile == "token":
+            return await self._issue_token(
+                token_issuer(signer), caller, cluster, grant, request, decided_at, confirm
+            )
         private_key = None if request.public_key else await self.keys.new_key()
         public_key = request.public_key or private_key.public_key()  # type: ignore[union-attr] # one of the two is set
-        signer = signer_named(self.signers, cluster.client_ca.signer)
         to_sign = new_signing_request(
             grant,
             public_key,
@@ -152,18 +176,8 @@ class Issuance:
             grant = replace(grant, not_before=leaf.not_before, not_after=leaf.not_after)
         record = _record(caller, request, to_sign, cluster, leaf, decided_at)
         async with self.bindings.binding(cluster, record) if self.bindings else nullcontext():
-            await confirm()
             event = _issued_event(record, caller, cluster, request, grant)
-            with tracing.span("record"):
-                if grant.access is not None and self.requests is not None:
-                    await self.requests.record(record, event)
-                else:
-                    await self.ledger.record(record, event)
-            try:
-                await confirm()
-            except BaseException:
-                await self.withdraw(record)
-                raise
+            await self._record_confirmed(record, event, grant, confirm)
         return Issued(
             grant=grant,
             cluster=cluster,
@@ -174,6 +188,86 @@ class Issuance:
             fingerprint=record.fingerprint.hex(),
         )
 
+    async def _issue_token(
+        self,
+        issuer: TokenIssuer,
+        caller: Caller,
+        cluster: Cluster,
+        grant: Grant,
+        request: IssueRequest,
+        decided_at: datetime,
+        confirm: Callable[[], Awaitable[None]],
+    ) -> Issued:
+        """Like `issue_granted`, for a cluster whose credentials are tokens. Also raises InvalidRequest for a CSR."""
+        if request.public_key is not None:
+            raise InvalidRequest(
+                "csr: this cluster's credentials are tokens, which have no key. Send no CSR."
+            )
+        number = credential_number(new_serial())
+        order = TokenOrder(
+            cluster, number, caller.user.id, caller.user.name, bound_roles(grant, cluster), grant.not_after
+        )
+        with tracing.span("sign", signer=cluster.client_ca.signer):
+            token = await issuer.issue_token(order)
+        try:
+            # The API server may have shortened the lifetime.
+            grant = replace(grant, not_after=min(grant.not_after, token.expires_at))
+            record = _token_record(caller, request, cluster, grant, number, token, decided_at)
+            event = replace(
+                _issued_event(record, caller, cluster, request, grant),
+                credential_kind="token",
+                account=token.account,
+            )
+            await self._record_confirmed(record, event, grant, confirm)
+        except BaseException:
+            await self._end_token(issuer, cluster, number)
+            raise
+        return Issued(
+            grant=grant,
+            cluster=cluster,
+            leaf_der=b"",
+            private_key=None,
+            serial=record.serial,
+            credential_number=number,
+            fingerprint=record.fingerprint.hex(),
+            token=token,
+        )
+
+    async def _end_token(self, issuer: TokenIssuer, cluster: Cluster, number: str) -> None:
+        """Delete what was created for a token that its caller does not get.
+
+        Only logs a failure, because the reconciler deletes the rest later.
+        """
+        try:
+            await issuer.end_token(cluster, number)
+        except ClustercertError as failure:
+            logger.warning(
+                "deleting a service account failed, will be retried",
+                cluster=cluster.id,
+                credential_number=number,
+                cause=repr(failure),
+            )
+
+    async def _record_confirmed(
+        self,
+        record: CertificateRecord,
+        event: CertificateIssued,
+        grant: Grant,
+        confirm: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Record a credential durably, and confirm the caller's rights before and after."""
+        await confirm()
+        with tracing.span("record"):
+            if grant.access is not None and self.requests is not None:
+                await self.requests.record(record, event)
+            else:
+                await self.ledger.record(record, event)
+        try:
+            await confirm()
+        except BaseException:
+            await self.withdraw(record)
+            raise
+
     async def preview(
         self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest
     ) -> Preview:
@@ -182,12 +276,14 @@ class Issuance:
         Raises the same errors as `issue` if the request is denied.
         """
         cluster, grant = await self._decide(caller, project_id, cluster_id, request, self.now())
+        if cluster.credential_kind == "token":
+            return Preview(grant, grant.groups, issuer="", key_type="", credential="token")
         if request.public_key and _needs_generated_key(self.signers, cluster):
             raise InvalidRequest(NEEDS_GENERATED_KEY)
         return Preview(
             grant=grant,
             organizations=(*grant.groups, credential_group(NUMBER_PLACEHOLDER)),
-            issuer=cluster.client_ca.certificate.subject.rfc4514_string(),
+            issuer=cluster.client_ca.ca_certificate.subject.rfc4514_string(),
             key_type=key_type_of(request.public_key) if request.public_key else self.keys.key_type,
         )
 
@@ -203,15 +299,15 @@ class Issuance:
         # Check the roles before the lookup, so that timing does not reveal clusters of other projects.
         caller.require_roles_in(project_id)
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
+        if request.credential != cluster.credential_kind:
+            raise Conflict(_OTHER_KIND[cluster.credential_kind])
         access = None
         if request.access_request is not None:
             if self.requests is None:
                 raise InvalidRequest("access_request: this service has no access requests.")
             access = await self.requests.access(caller, cluster, request.access_request, now)
         grant = self.policy.decide(caller, cluster, request, now, access)
-        if self.bindings:
-            grant = self.bindings.apply_credential_group(cluster, grant)
-        return cluster, grant
+        return cluster, cluster_grant(grant, cluster)
 
     async def _confirm(
         self,
@@ -275,6 +371,42 @@ def _record(
         credential_number=signed.credential_number,
         username=grant.username if grant.username != caller.user.id else None,
         access_request_id=grant.access_request_id,
+    )
+
+
+def _token_record(
+    caller: Caller,
+    request: IssueRequest,
+    cluster: Cluster,
+    grant: Grant,
+    number: str,
+    token: IssuedToken,
+    now: datetime,
+) -> CertificateRecord:
+    return CertificateRecord(
+        fingerprint=token.fingerprint,
+        serial=token.serial,
+        cluster_id=cluster.id,
+        project_id=cluster.project_id,
+        ca_id=cluster.client_ca.id,
+        user_id=caller.user.id,
+        user_name=caller.user.name,
+        groups=grant.groups,
+        not_before=now.replace(microsecond=0),
+        not_after=grant.not_after,
+        key_type="",
+        key_origin="none",
+        auth_method=caller.method,
+        source_address=caller.origin.address,
+        request_id=caller.origin.request_id,
+        reason=request.reason,
+        issued_at=now,
+        der=b"",
+        rule=grant.rule,
+        credential_number=number,
+        username=grant.username if grant.username != caller.user.id else None,
+        access_request_id=grant.access_request_id,
+        kind="token",
     )
 
 

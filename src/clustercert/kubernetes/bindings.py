@@ -19,7 +19,6 @@ from clustercert.model import (
     CREDENTIAL_PREFIX,
     CertificateRecord,
     Cluster,
-    Grant,
     JsonObject,
     credential_group,
     rfc3339,
@@ -27,7 +26,6 @@ from clustercert.model import (
 from clustercert.model.errors import ClustercertError, RemoteFailed
 from clustercert.model.kubernetes import MANAGED_BY
 from clustercert.observability import metrics
-from clustercert.policy.rules import bound_grant
 
 logger = structlog.get_logger()
 
@@ -79,11 +77,6 @@ class Bindings:
     """Applies per-credential RBAC to certificates that are being issued."""
 
     connections: ClusterConnections
-
-    def apply_credential_group(self, cluster: Cluster, grant: Grant) -> Grant:
-        """Return the grant, changed by `bound_grant` if the cluster uses per-credential RBAC. Raises Forbidden."""
-        roles = cluster.options.credential_roles
-        return bound_grant(grant, roles) if roles else grant
 
     def binding(
         self, cluster: Cluster, record: CertificateRecord

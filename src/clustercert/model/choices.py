@@ -17,6 +17,9 @@ CaState = Literal["next", "active", "retiring", "retired"]
 CertificateState = Literal["live", "revoked", "expired"]
 """The state of a certificate. A certificate that is both revoked and expired has the state `revoked`."""
 
+CredentialKind = Literal["certificate", "token"]
+"""The kinds of credentials: X.509 client certificates, or tokens of service accounts in the cluster."""
+
 DistributionName = Literal["kubeadm", "k3s", "rke2", "talos", "kamaji", "cluster-api"]
 """The Kubernetes distributions for which `kubernetes setup` writes files."""
 
@@ -31,14 +34,16 @@ FailurePolicy = Literal["NoOpinion", "Deny"]
 FleetOrder = Literal["name", "ca_start", "ca_end", "verified"]
 """The order of a list of clusters: by name, or the oldest or first-ending client CA or verification first."""
 
-KeyOrigin = Literal["generated", "csr"]
-"""Whether the service generated the private key, or the caller sent a CSR."""
+KeyOrigin = Literal["generated", "csr", "none"]
+"""Whether the service generated the private key, or the caller sent a CSR. `none`: a token, which has no key."""
 
 KeyType = Literal["ec-p256", "ec-p384", "ed25519", "rsa-2048", "rsa-3072", "rsa-4096"]
 """Types of generated keys. A CSR may also contain an RSA key of another size, which has the type `rsa-<bits>`."""
 
-LeafProfile = Literal["own", "kubernetes"]
+LeafProfile = Literal["own", "kubernetes", "token"]
 """How a signer encodes leaves: exactly as this service does, or as kube-controller-manager does.
+
+A signer with `token` signs no leaves: see `pki.signer.TokenIssuer`.
 
 With `kubernetes`, the order of groups, the validity and the extensions may differ from the request, and the signer
 needs a CSR. See `docs/security-model.md`.

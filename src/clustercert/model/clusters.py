@@ -6,12 +6,13 @@ response bodies and the documents for `clustercert apply` are generated from the
 
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_type_hints
 
-from clustercert.model.choices import MAX_TTL_SECONDS, CaState, WebhookMode
-from clustercert.model.kubernetes import NODES
+from clustercert.model.choices import MAX_TTL_SECONDS, CaState, CredentialKind, WebhookMode
+from clustercert.model.errors import Conflict
+from clustercert.model.kubernetes import NODES, TOKEN_SIGNER
 
 if TYPE_CHECKING:
     # The command line imports this module at start-up, and these imports are slow.
@@ -19,25 +20,29 @@ if TYPE_CHECKING:
 
     from clustercert.model.identity import ProjectName
 
+NEVER = datetime.max.replace(tzinfo=UTC)
+
 
 @dataclass(frozen=True, slots=True)
 class ClientCA:
     """The CA that signs one cluster's client certificates. The API server's `--client-ca-file` contains this CA.
 
+    A cluster whose credentials are tokens has no CA. Its `ClientCA` only holds the token of this service's own account.
+
     Attributes:
         id: 32 hex digits.
-        certificate: the CA certificate.
+        certificate: the CA certificate; None for the signer `token`.
         sealed_key: the secret that the signer stores for this CA, sealed, see `pki.envelope`. For the signer `local`,
             the private key (PKCS#8 DER). None if the signer stores no secret here.
         signer: the name of the signer that has the private key: its entry point.
         key_reference: where the signer keeps the key, in the signer's own form; None if the database has the key.
         state: only the CA in the state `active` signs certificates for users; see `choices.CaState`.
-        not_after: when the CA certificate expires.
+        not_after: when the CA certificate expires; `NEVER` for the signer `token`.
     """
 
     id: str
     cluster_id: str
-    certificate: "x509.Certificate"
+    certificate: "x509.Certificate | None"
     sealed_key: bytes | None
     state: CaState = "active"
     signer: str = "local"
@@ -45,7 +50,20 @@ class ClientCA:
     not_after: datetime = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "not_after", self.certificate.not_valid_after_utc)
+        ca = self.certificate
+        object.__setattr__(self, "not_after", NEVER if ca is None else ca.not_valid_after_utc)
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When the CA certificate expires; None for the signer `token`."""
+        return None if self.certificate is None else self.not_after
+
+    @property
+    def ca_certificate(self) -> "x509.Certificate":
+        """The CA certificate. Raises Conflict for the signer `token`."""
+        if self.certificate is None:
+            raise Conflict("This cluster has no client CA: its credentials are tokens of service accounts.")
+        return self.certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +96,9 @@ class ClusterOptions:
         discover_api_servers: whether a new client CA is proved at the addresses that the cluster itself names.
         admission: whether to keep the ids of revoked certificates in the cluster, where a ValidatingAdmissionPolicy
             reads them.
+        group_roles: maps the policy's groups to roles in the cluster, as `group_roles.RoleGrant` writes them. Only for
+            clusters whose credentials are tokens.
+        allow_cluster_admin: whether `group_roles` may have the ClusterRole cluster-admin for the whole cluster.
     """
 
     mode: Annotated[
@@ -116,6 +137,17 @@ class ClusterOptions:
     admission: Annotated[
         bool,
         Property("Keep the ids of revoked certificates in the cluster. Only for operators."),
+    ] = False
+    group_roles: Annotated[
+        Mapping[str, tuple[str, ...]],
+        Property(
+            "For clusters whose credentials are tokens: maps the policy's groups to lists of roles, such as"
+            " clusterrole/view, clusterrole/edit@NAMESPACE or role/NAME@NAMESPACE. Only for operators."
+        ),
+    ] = field(default_factory=dict)
+    allow_cluster_admin: Annotated[
+        bool,
+        Property("Whether group_roles may have clusterrole/cluster-admin. Only for operators."),
     ] = False
     unauthorized_ttl_seconds: Annotated[
         int,
@@ -181,6 +213,11 @@ class Cluster(Registration):
     client_ca: ClientCA
     project_name: "ProjectName | None" = field(default=None, compare=False)
     verified_at: datetime | None = field(default=None, compare=False)
+
+    @property
+    def credential_kind(self) -> CredentialKind:
+        """What users of the cluster get: certificates, or tokens of service accounts."""
+        return "token" if self.signer == TOKEN_SIGNER else "certificate"
 
     @property
     def shown_name(self) -> str:

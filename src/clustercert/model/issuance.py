@@ -1,13 +1,15 @@
 """The stages of issuance: request, grant, signing request, issued certificate, ledger record."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from clustercert.model.access_requests import RequestedAccess
-from clustercert.model.choices import KeyOrigin, LeafProfile
+from clustercert.model.choices import CredentialKind, KeyOrigin, LeafProfile
 from clustercert.model.clusters import ClientCA, Cluster
 from clustercert.model.credentials import credential_group
 from clustercert.model.keys import PrivateKey, PublicKey
@@ -26,6 +28,7 @@ class IssueRequest:
         shorten: whether to shorten a lifetime that exceeds the limit, instead of denying the request.
         public_key: the public key in a verified CSR; None if the service generates the key pair.
         reason: for the audit event; printable text of at most 512 characters. A blank reason becomes None.
+        credential: what the caller can use. A cluster issues only one kind of credential.
         access_request: the id of the caller's access request whose groups the certificate shall have; None for the
             groups that the caller has without a request.
     """
@@ -37,6 +40,7 @@ class IssueRequest:
     public_key: PublicKey | None = None
     reason: str | None = None
     access_request: str | None = None
+    credential: CredentialKind = "certificate"
 
     def __post_init__(self) -> None:
         if self.reason is not None and not self.reason.strip():
@@ -55,6 +59,7 @@ class Grant:
         not_before: the back-dated start of validity, in whole seconds.
         not_after: the end of validity, in whole seconds.
         trace: the decision trace, as JSON values; ignored when grants are compared.
+        left_out: the groups that the cluster's `group_roles` does not have, and that the credential therefore lacks.
         access: the requested access that gives some of the groups; None without an access request. Ignored when grants
             are compared: an approval may be given while a certificate is issued.
     """
@@ -66,6 +71,7 @@ class Grant:
     not_after: datetime
     trace: Mapping[str, object] = field(default_factory=dict, compare=False)
     rules: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     access: RequestedAccess | None = field(default=None, compare=False)
 
     @property
@@ -104,15 +110,16 @@ class SigningRequest:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """An issued certificate that is recorded durably in the ledger.
+    """An issued certificate or token that is recorded durably in the ledger.
 
     Attributes:
         grant: the policy's decision, with the validity as signed.
-        leaf_der: the certificate in DER, signed directly by the cluster's client CA.
-        private_key: the generated key; None if the caller sent a CSR.
+        leaf_der: the certificate in DER, signed directly by the cluster's client CA; empty for a token.
+        private_key: the generated key; None if the caller sent a CSR, and for a token.
         serial: lower-case hex.
         credential_number: 40 lower-case hex digits, see `credentials`.
-        fingerprint: SHA-256 of the leaf's DER, in lower-case hex; called `X509SHA256` in kube-apiserver.
+        fingerprint: see `CertificateRecord`, in lower-case hex.
+        token: the token, with the time of its expiry; None for a certificate.
     """
 
     grant: Grant
@@ -122,6 +129,40 @@ class Issued:
     serial: str
     credential_number: str
     fingerprint: str
+    token: "IssuedToken | None" = None
+
+
+def jti_fingerprint(jti: str) -> bytes:
+    """Return the fingerprint of the token with this jti, 32 bytes: the SHA-256 of the UUID with hyphens."""
+    return hashlib.sha256(jti.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """A token of a service account that was created for one credential.
+
+    Attributes:
+        text: the token (JWT), a secret.
+        jti: the token's id, a UUID with hyphens in lower case. kube-apiserver's credential id is `JTI=` and this id.
+        account: the name of the service account in the namespace `clustercert-users`.
+        expires_at: when the token expires, whole seconds; at the earliest 10 minutes after it was created. The grant's
+            `not_after` may be earlier: then the service deletes the account at that time.
+    """
+
+    text: str = field(repr=False)
+    jti: str
+    account: str
+    expires_at: datetime
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the jti, 32 bytes: the token's name in the ledger."""
+        return jti_fingerprint(self.jti)
+
+    @property
+    def serial(self) -> str:
+        """The hex digits of the jti."""
+        return UUID(self.jti).hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +172,16 @@ class Preview:
     Attributes:
         organizations: the O attributes of the subject, in order. The credential group ends with a placeholder,
             because no certificate is issued.
-        issuer: the CA's subject, as a string in the format of RFC 4514.
-        key_type: the type of the CSR's key, or of the key that would be generated.
+        issuer: the CA's subject, as a string in the format of RFC 4514; empty for a token.
+        key_type: the type of the CSR's key, or of the key that would be generated; empty for a token.
+        credential: whether a certificate or a token would be issued.
     """
 
     grant: Grant
     organizations: tuple[str, ...]
     issuer: str
     key_type: str
+    credential: CredentialKind = "certificate"
 
 
 VERIFICATIONS: Mapping[str, AuthMethod] = {VERIFIER: "cli", CA_PROVER: "service"}
@@ -149,10 +192,13 @@ No authenticator returns these methods, so no user of an identity system has suc
 
 @dataclass(frozen=True, slots=True)
 class CertificateRecord:
-    """An issued certificate in the ledger. See `Grant`, `Caller` and `Issued` for fields that are not listed here.
+    """An issued certificate or token in the ledger. See `Grant`, `Caller` and `Issued` for other fields.
 
     Attributes:
-        fingerprint: SHA-256 of `der`, 32 bytes; unique.
+        fingerprint: 32 bytes; unique. Of a certificate: SHA-256 of `der`, called `X509SHA256` in kube-apiserver. Of a
+            token: SHA-256 of its jti.
+        serial: of a token: the hex digits of its jti.
+        key_type: empty for a token, as is `der`.
         groups: the Kubernetes groups without the credential group.
         rule: the name of the matching policy rule; None for the service's own certificates.
         username: the subject's CN if the policy chose a name; None if the CN is the user's id.
@@ -182,6 +228,7 @@ class CertificateRecord:
     rule: str | None = None
     username: str | None = None
     access_request_id: str | None = None
+    kind: CredentialKind = "certificate"
 
     @property
     def common_name(self) -> str:
@@ -195,8 +242,10 @@ class CertificateRecord:
 
     @property
     def organizations(self) -> tuple[str, ...]:
-        """The O attributes of the subject, in order."""
-        return (*self.groups, credential_group(self.credential_number))
+        """The O attributes of the subject, in order; for a token, the groups whose roles are bound."""
+        return (
+            self.groups if self.kind == "token" else (*self.groups, credential_group(self.credential_number))
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ def check_leaf(chain: tuple[bytes, ...], request: SigningRequest) -> CheckedLeaf
 
     Raises only SignerError, whatever the signer returned. The error names the first difference.
     """
-    der, issuer = _only_certificate(chain), ca_subject(request.ca.certificate)
+    der, issuer = _only_certificate(chain), ca_subject(request.ca.ca_certificate)
     not_before, not_after = request.grant.not_before, request.grant.not_after
     try:
         if request.profile == "own":
@@ -412,7 +412,7 @@ def _common_extensions(key: PublicKey) -> dict[tuple[x509.ObjectIdentifier, bool
 
 
 def _check_fields(leaf: x509.Certificate, request: SigningRequest, subject_der: bytes) -> None:
-    grant, ca, key = request.grant, request.ca.certificate, request.public_key
+    grant, ca, key = request.grant, request.ca.ca_certificate, request.public_key
     expected = _common_extensions(key) | {
         (x509.AuthorityKeyIdentifier.oid, False): authority_key_identifier(ca),
         (x509.SubjectKeyIdentifier.oid, False): x509.SubjectKeyIdentifier.from_public_key(key),
@@ -501,7 +501,7 @@ def _check_kubernetes_leaf(
 
 
 def _check_kubernetes_fields(leaf: x509.Certificate, request: SigningRequest) -> None:
-    grant, ca, key = request.grant, request.ca.certificate, request.public_key
+    grant, ca, key = request.grant, request.ca.ca_certificate, request.public_key
     expected = _common_extensions(key)
     # Go copies the CA's subject key identifier if there is one, and adds no other authority key identifier.
     if _has_key_identifier(ca):

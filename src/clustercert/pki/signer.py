@@ -6,12 +6,14 @@ Signers are plugins in the entry point group `clustercert.signers`. No other cod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
-from clustercert.model import ClientCA, KeyType, SigningRequest
+from clustercert.model import ClientCA, Cluster, KeyType, SigningRequest
 from clustercert.model.choices import LeafProfile
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import SignerError
+from clustercert.model.group_roles import RoleGrant
+from clustercert.model.issuance import IssuedToken
 from clustercert.pki.crl import CrlContent
 from clustercert.pki.envelope import SecretSealer
 
@@ -119,14 +121,58 @@ class Signer(LeafSigner, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class TokenOrder:
+    """A service account with a token, to be created in a cluster.
+
+    Attributes:
+        number: the credential number, 40 lower-case hex digits.
+        roles: the roles to bind to the account; at most `MAX_BINDINGS`.
+        not_after: the end of the grant. The token may expire earlier, or if this is less than 10 minutes away, later.
+    """
+
+    cluster: Cluster
+    number: str
+    user_id: str
+    user_name: str
+    roles: tuple[RoleGrant, ...]
+    not_after: datetime
+
+
+@runtime_checkable
+class TokenIssuer(Protocol):
+    """What a signer with the profile `token` can do besides. Raises SignerError, RemoteFailed or Unavailable."""
+
+    async def issue_token(self, order: TokenOrder) -> IssuedToken:
+        """Create the service account, its token and its bindings. Undoes its steps after a failure.
+
+        Also raises Unavailable if the last look at the cluster found a problem.
+        """
+
+    async def end_token(self, cluster: Cluster, number: str) -> None:
+        """Delete the bindings and then the service account of a credential number, if they exist."""
+
+
+def token_issuer(signer: LeafSigner) -> TokenIssuer:
+    """Return a signer with the profile `token`. Raises SignerError if it issues no tokens."""
+    if isinstance(signer, TokenIssuer):
+        return signer
+    raise SignerError("This cluster's signer issues no tokens. The operator must install the signer token.")
+
+
+@dataclass(frozen=True, slots=True)
 class SigningCluster:
-    """The address of a CA's cluster, and the CA's sealed secret."""
+    """The address of a CA's cluster, and the CA's sealed secret.
+
+    Attributes:
+        problem: why the cluster gets no tokens now, as the last look at the cluster found; None if nothing is wrong.
+    """
 
     cluster_id: str
     url: str
     server_ca_pem: bytes
     ca_id: str
     sealed_key: bytes | None = field(repr=False)
+    problem: str | None = None
 
 
 class SigningClusters(Protocol):
@@ -140,6 +186,9 @@ class SigningClusters(Protocol):
 
     async def exchange_secret(self, ca_id: str, before: bytes, after: bytes) -> bool:
         """Replace a CA's sealed secret if it is still `before`. Returns whether it was replaced."""
+
+    async def installation(self) -> str:
+        """Return the id of this installation. Raises Unavailable if there is no audit log yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ from clustercert.model.errors import ClustercertError
 from clustercert.model.identity import ProjectName, domain_by_issuer
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key, sample_key
+from clustercert.policy.cluster_grant import cluster_grant
 from clustercert.policy.decision import Policy
-from clustercert.policy.rules import bound_grant
 
 ISSUED, REFUSED, REPEATED = "certificate.issued", "certificate.refused", "refusals.repeated"
 # The policy allowed the request, but the signer did not sign.
@@ -234,19 +234,28 @@ def _access(recorded: Mapping[str, Any] | None) -> RequestedAccess | None:
 
 def _cluster(recorded: Mapping[str, Any], project_id: str) -> Cluster:
     """Return the recorded cluster. Fields that the policy does not read are empty."""
-    not_after, roles = _time(recorded["ca_not_after"]), recorded["credential_roles"]
+    roles, ca_id, cluster_id = recorded["credential_roles"], _text(recorded["ca_id"]), _text(recorded["id"])
+    if (ca_end := recorded["ca_not_after"]) is None:
+        ca = ClientCA(id=ca_id, cluster_id=cluster_id, certificate=None, sealed_key=None)
+    else:
+        ca = _sample_ca(ca_id, cluster_id, _time(ca_end))
     return Cluster(
-        id=_text(recorded["id"]),
+        id=cluster_id,
         project_id=project_id,
         name=_text(recorded["name"]),
         internal_url="",
         server_ca_pem=b"",
         signer=_text(recorded["signer"]),
         labels=_text_mapping(recorded["labels"]),
-        created_at=not_after,
-        updated_at=not_after,
-        client_ca=_sample_ca(_text(recorded["ca_id"]), _text(recorded["id"]), not_after),
-        options=ClusterOptions(credential_roles=None if roles is None else _text_mapping(roles)),
+        created_at=ca.not_after,
+        updated_at=ca.not_after,
+        client_ca=ca,
+        options=ClusterOptions(
+            credential_roles=None if roles is None else _text_mapping(roles),
+            group_roles={
+                _text(group): _texts(texts) for group, texts in recorded.get("group_roles", {}).items()
+            },
+        ),
         project_name=_project(recorded["project"]),
     )
 
@@ -408,12 +417,11 @@ def decide_again(policy: Policy, decision: RecordedDecision) -> ReplayOutcome:
     """Return what the policy decides about a recorded request, at the recorded time."""
     if policy.key_type != decision.key_type:
         policy = replace(policy, key_type=decision.key_type)
-    roles = decision.cluster.options.credential_roles
     try:
         grant = policy.decide(
             decision.caller, decision.cluster, decision.request, decision.at, decision.access
         )
-        outcome = granted_outcome(grant, roles)
+        outcome = granted_outcome(grant, decision.cluster)
     except ClustercertError as refused:
         return refused_outcome(refused.message, refused.trace)
     if grant.username == decision.taken:
@@ -421,10 +429,9 @@ def decide_again(policy: Policy, decision: RecordedDecision) -> ReplayOutcome:
     return outcome
 
 
-def granted_outcome(grant: Grant, roles: Mapping[str, str] | None) -> ReplayOutcome:
-    """Return the outcome of a grant in a cluster with these `credential_roles`. Raises Forbidden."""
-    if roles:
-        grant = bound_grant(grant, roles)
+def granted_outcome(grant: Grant, cluster: Cluster) -> ReplayOutcome:
+    """Return the outcome of a grant in a cluster. Raises Forbidden."""
+    roles, grant = cluster.options.credential_roles, cluster_grant(grant, cluster)
     groups = [cluster_role_group(roles.get(grant.rule or ""))] if roles else grant.groups
     return ReplayOutcome(grant.not_after, grant.username, frozenset(groups), grant.rules)
 

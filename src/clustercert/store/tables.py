@@ -288,17 +288,20 @@ cluster = table(
     UniqueConstraint("project_id", "name"),
 )
 
+# For the signer `token`, the row has no certificate, and `sealed_key` is the token of the service's own account.
 client_ca = table(
     "client_ca",
     Column("id", Hex, primary_key=True),
     Column("cluster_id", ForeignKey("cluster.id"), nullable=False, index=True),
-    Column("certificate_der", LargeBinary, nullable=False),
+    Column("certificate_der", LargeBinary, nullable=True),
     Column("sealed_key", LargeBinary, nullable=True),
     Column("state", String(8), nullable=False),
     Column("signer", String(64), nullable=False),
     Column("key_reference", String(512), nullable=True),
-    Column("not_before", Utc, nullable=False),
-    Column("not_after", Utc, nullable=False),
+    Column("not_before", Utc, nullable=True),
+    Column("not_after", Utc, nullable=True),
+    # Why the cluster gets no tokens now, as the last look at the cluster found; NULL if nothing is wrong.
+    Column("problem", Text, nullable=True),
     # An index for the metric of the first CA that expires.
     Index(None, "state", "not_after"),
 )
@@ -334,7 +337,7 @@ discarded_ca = table(
     Column("id", Hex, primary_key=True),
     Column("cluster_id", Uuid, nullable=False, index=True),
     Column("project_id", Hex, nullable=False),
-    Column("certificate_der", LargeBinary, nullable=False),
+    Column("certificate_der", LargeBinary, nullable=True),
     Column("signer", String(64), nullable=False),
     Column("key_reference", String(512), nullable=True),
 )
@@ -432,6 +435,8 @@ certificate = table(
     Column("username", Text, nullable=True),
     # The access request whose groups the certificate has, or NULL.
     Column("access_request_id", Hex, nullable=True),
+    # Whether the row is a certificate or a token; see `choices.CredentialKind`.
+    Column("kind", String(16), nullable=False),
     Column("der", LargeBinary, nullable=False),
     # These three indexes are for lists of certificates, newest first.
     Index(None, "cluster_id", "id"),

@@ -246,7 +246,6 @@ def _components(
             recorded,
             EntitledUsers(database, recorded),
             usernames,
-            bindings,
             requests,
             identity.with_all_roles,
             utc_now,

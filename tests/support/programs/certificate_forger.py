@@ -24,7 +24,7 @@ async def forge(cluster_id: str, username: str, groups: tuple[str, ...]) -> byte
         assert ca.sealed_key is not None
         ca_key = load_key_der(await components.custody.unseal(ca.sealed_key, f"client_ca:{ca.id}"))
     request = SigningRequest(grant, key.public_key(), ca)
-    return der_pem(LeafBuilder(ca.certificate, ca_key).build(request)) + key_pem(key)
+    return der_pem(LeafBuilder(ca.ca_certificate, ca_key).build(request)) + key_pem(key)
 
 
 if __name__ == "__main__":

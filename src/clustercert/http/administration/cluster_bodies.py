@@ -22,6 +22,7 @@ _JSON_TYPES: dict[Any, Any] = {
     tuple[str, ...]: list[str],
     Mapping[str, str]: dict[str, str],
     Mapping[str, str] | None: dict[str, str],
+    Mapping[str, tuple[str, ...]]: dict[str, list[str]],
 }
 
 
@@ -62,13 +63,17 @@ class ClusterRequest(ResourceBody):
     )
     signer_token: SecretStr | None = Field(
         default=None,
-        description="A token of the service account with which the signer csr_api logs in to the cluster. Never shown."
-        " Only for operators.",
+        description="A token of the service account with which the signer csr_api or token logs in to the cluster."
+        " Never shown. Only for operators.",
     )
 
 
-def _pem(certificate: x509.Certificate) -> str:
-    return certificate.public_bytes(Encoding.PEM).decode("ascii")
+def _pem(certificate: x509.Certificate | None) -> str | None:
+    return None if certificate is None else certificate.public_bytes(Encoding.PEM).decode("ascii")
+
+
+def _fingerprint(certificate: x509.Certificate | None) -> bytes | None:
+    return None if certificate is None else fingerprint(certificate)
 
 
 @_with_properties(_shown)
@@ -86,15 +91,16 @@ class ClusterBody(_Properties):
         description="SHA-256 of the DER of each CA in `server_ca`, lower-case hex.",
     )
     client_ca_id: str = Field(validation_alias=AliasPath("client_ca", "id"))
-    client_ca: Annotated[str, BeforeValidator(_pem)] = Field(
+    client_ca: Annotated[str | None, BeforeValidator(_pem)] = Field(
         validation_alias=AliasPath("client_ca", "certificate"),
-        description="The certificate for the API server's --client-ca-file, PEM.",
+        description="The certificate for the API server's --client-ca-file, PEM; null for the signer token.",
     )
-    client_ca_sha256: Annotated[Hex, BeforeValidator(fingerprint)] = Field(
+    client_ca_sha256: Annotated[Hex | None, BeforeValidator(_fingerprint)] = Field(
         validation_alias=AliasPath("client_ca", "certificate")
     )
-    client_ca_not_after: Time = Field(
-        validation_alias=AliasPath("client_ca", "certificate", "not_valid_after_utc")
+    client_ca_not_after: Time | None = Field(
+        validation_alias=AliasPath("client_ca", "ends_at"),
+        description="When the client CA ends; null for the signer token.",
     )
     created_at: Time
     updated_at: Time
@@ -111,7 +117,7 @@ class ClientCABody(ResponseBody):
     signer: str = Field(description="The signer that has the key.")
     subject: str = Field(description="The CA's name, in the format of RFC 4514.")
     sha256: Hex = Field(description="SHA-256 of the DER of the CA's certificate, lower-case hex.")
-    certificate: Annotated[str, BeforeValidator(_pem)] = Field(
+    certificate: Annotated[str | None, BeforeValidator(_pem)] = Field(
         description="The certificate for the API server's --client-ca-file, PEM."
     )
     not_before: Time = Field(validation_alias=AliasPath("certificate", "not_valid_before_utc"))

@@ -63,8 +63,8 @@ async def show_client_ca(call: AdminCall, project_id: str, cluster: str) -> Resp
     custody, ca = await clusters.key_custody(found), found.client_ca
     body = bodies.ClientCABody.render(
         ca,
-        subject=ca.certificate.subject.rfc4514_string(),
-        sha256=fingerprint(ca.certificate),
+        subject=ca.ca_certificate.subject.rfc4514_string(),
+        sha256=fingerprint(ca.ca_certificate),
         key_location=custody.location,
         key_properties=dict(custody.proof),
         access_policy=custody.access_policy,
@@ -81,9 +81,10 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
     """Register or change a cluster. `cluster` is the name or, for an existing cluster, the name or id.
 
     Only for project admins and operators. Only operators may rename a cluster, and set or change `labels`, `admission`,
-    `credential_roles`, `api_servers`, `discover_api_servers`, `signer` and `signer_token`. Only operators may change
-    the address and CA of a cluster that has `admission` or `credential_roles`, that signs its certificates itself,
-    whose service accounts can log in, or whose client CA is being rotated.
+    `credential_roles`, `api_servers`, `discover_api_servers`, `group_roles`, `allow_cluster_admin`, `signer` and
+    `signer_token`. Only operators may change the address and CA of a cluster that has `admission` or
+    `credential_roles`, whose own API server signs, whose service accounts can log in, or whose client CA is being
+    rotated.
     """
     call = change.call
     clusters, actor = call.services.clusters, call.caller.actor
@@ -170,6 +171,8 @@ async def _require_rights(
         # The service sends temporary certificates to these addresses while it rotates the client CA.
         "api_servers": registration.api_servers != (before.api_servers if before is not None else ()),
         "discover_api_servers": registration.options.discover_api_servers != options.discover_api_servers,
+        "group_roles": registration.options.group_roles != options.group_roles,
+        "allow_cluster_admin": registration.options.allow_cluster_admin != options.allow_cluster_admin,
         "signer": registration.signer != (before.signer if before is not None else LOCAL),
         "signer_token": gives_token,
     }

@@ -9,6 +9,7 @@
 | externalClusterTLSVerify, if there is an EIP | with the CA                        | real responses have it           |
 | customSAN-N                                  | one for each further address       | real responses have the contexts |
 | users[0]                                     | `user`; no key if a CSR was sent   | table 7                          |
+| users[0] of a cluster with tokens            | `user` with `token`                | CCE has no such clusters         |
 | current-context                              | `external` with an EIP, `internal` | table 4                          |
 
 Source: CCE API reference, cce_02_0248, tables 4 to 10. `docs/cce-divergences.md` lists the differences between this
@@ -22,6 +23,7 @@ from base64 import b64encode
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 import yaml
 from fastapi import APIRouter, Request
@@ -44,6 +46,7 @@ from clustercert.http.openapi import ERRORS, described, json_body
 from clustercert.http.responses import ResponseBody, Time, prefers
 from clustercert.issuance.authentication import RepeatableAuthentication
 from clustercert.model import Cluster, Issued, IssueRequest, JsonObject, rfc3339
+from clustercert.model.choices import CredentialKind
 from clustercert.model.errors import InvalidRequest
 from clustercert.pki.certificates import MAX_CSR_BYTES, csr_public_key
 from clustercert.pki.keys import key_pem
@@ -88,6 +91,12 @@ class AutopilotCertRequest(RequestBody):
         description="The id of the caller's access request, whose groups the certificate gets, too. The certificate is"
         " not valid longer than the access.",
     )
+    credential: CredentialKind | None = Field(
+        default=None,
+        description="token for a cluster whose credentials are tokens of service accounts; then the user in the"
+        " response has a token instead of a certificate. By default certificate. Status 409 if the cluster has the"
+        " other kind.",
+    )
 
     def issue_request(self, max_days: int = MAX_DAYS) -> IssueRequest:
         """Validate the fields, and return the request for a certificate.
@@ -113,6 +122,7 @@ class AutopilotCertRequest(RequestBody):
             public_key=csr_public_key(self.csr) if self.csr is not None else None,
             reason=_reason(self.reason),
             access_request=self.access_request,
+            credential=self.credential or "certificate",
         )
 
     def _expire_at(self) -> datetime | None:
@@ -170,10 +180,11 @@ class KubeconfigNamedCluster(CceBody):
 
 
 class KubeconfigUser(CceBody):
-    """A user's credential in the kubeconfig: table 8 of cce_02_0248."""
+    """A user's credential in the kubeconfig: table 8 of cce_02_0248. CCE's documents have no token."""
 
-    client_certificate_data: Annotated[str, Field(alias="client-certificate-data")]
+    client_certificate_data: Annotated[str, Field(alias="client-certificate-data")] = ""
     client_key_data: Annotated[str, Field(alias="client-key-data")] = ""
+    token: str = ""
 
 
 class KubeconfigNamedUser(CceBody):
@@ -223,6 +234,11 @@ class IssuancePreview(ResponseBody, CceBody):
     not_after: Time = Field(validation_alias=AliasPath("grant", "not_after"))
     issuer: str
     key_type: str
+    credential: CredentialKind
+    left_out: list[str] = Field(
+        validation_alias=AliasPath("grant", "left_out"),
+        description="The groups that have no role in the cluster, and that a token therefore lacks.",
+    )
     access_request: str | None = Field(
         validation_alias=AliasPath("grant", "access_request_id"),
         description="The id of the access request that gives some of the groups; null without a request.",
@@ -304,7 +320,7 @@ _parse_cached = functools.lru_cache(maxsize=1024)(_parse)
 
 
 def _headers(issued: Issued, subtype: bytes) -> Iterable[tuple[bytes, bytes]]:
-    request_id = issued.grant.access_request_id
+    request_id, left_out, token = issued.grant.access_request_id, issued.grant.left_out, issued.token
     return (
         (b"cache-control", b"no-store"),
         (b"vary", b"Accept"),
@@ -312,13 +328,27 @@ def _headers(issued: Issued, subtype: bytes) -> Iterable[tuple[bytes, bytes]]:
         (b"x-clustercert-fingerprint", issued.fingerprint.encode()),
         (b"x-clustercert-not-after", rfc3339(issued.grant.not_after).encode()),
         *(((b"x-clustercert-access-request", request_id.encode()),) if request_id is not None else ()),
+        *(
+            ((b"x-clustercert-left-out", quote(",".join(left_out), safe=":,/@").encode()),)
+            if left_out
+            else ()
+        ),
+        *(
+            ((b"x-clustercert-token-expires", rfc3339(token.expires_at).encode()),)
+            if token is not None
+            else ()
+        ),
         (b"content-type", b"application/" + subtype),
     )
 
 
 def kubeconfig(issued: Issued, *, insecure_external: bool) -> JsonObject:
-    """Render the kubeconfig in CCE's field order. Certificates and keys are base64 of PEM."""
-    entries = _entries(issued.cluster, insecure_external=insecure_external)
+    """Render the kubeconfig in CCE's field order. Certificates and keys are base64 of PEM.
+
+    With a token, every address is verified: whoever answers at an address that isn't could keep the token.
+    """
+    is_insecure = insecure_external and issued.token is None
+    entries = _entries(issued.cluster, insecure_external=is_insecure)
     return {
         "kind": "Config",
         "apiVersion": "v1",
@@ -342,6 +372,8 @@ def to_yaml(document: JsonObject) -> bytes:
 
 
 def _credential(issued: Issued) -> dict[str, str]:
+    if issued.token is not None:
+        return {"token": issued.token.text}
     credential = {"client-certificate-data": _base64(der_pem(issued.leaf_der))}
     if issued.private_key is not None:
         credential["client-key-data"] = _base64(key_pem(issued.private_key))
@@ -376,13 +408,17 @@ _KUBECONFIG = described(
     Kubeconfig | IssuancePreview,
     content={"application/yaml": {"$ref": "#/components/schemas/Kubeconfig"}},
     headers={
-        "X-Clustercert-Serial": "The serial, lower-case hex.",
-        "X-Clustercert-Fingerprint": "SHA-256 of the certificate's DER, lower-case hex.",
+        "X-Clustercert-Serial": "The serial, lower-case hex; for a token, the hex digits of its jti.",
+        "X-Clustercert-Fingerprint": "SHA-256 of the certificate's DER, or of the token's jti, lower-case hex.",
         "X-Clustercert-Not-After": "The end of validity, RFC 3339.",
         "X-Clustercert-Access-Request": "The id of the access request that gives some of the groups; absent without a"
         " request.",
+        "X-Clustercert-Left-Out": "The groups that have no role in the cluster, and that the token therefore lacks:"
+        " separated by commas, percent-encoded; absent if there are none.",
+        "X-Clustercert-Token-Expires": "When the token itself expires, RFC 3339; absent for a certificate. If this is"
+        " later than X-Clustercert-Not-After, the service ends the token before.",
     },
-    errors=ERRORS | {409: "The access request can't be used."},
+    errors=ERRORS | {409: "The access request can't be used, or the cluster has another kind of credential."},
 )
 # The routes parse dryRun themselves, because FastAPI does not run the most frequent route, POST clustercert.
 _DRY_RUN = {

@@ -103,7 +103,7 @@ class KeySigner:
             raise NotFound("The key of this client CA was deleted, so there is no CRL for it.")
         issuer = ca_subject(ca.certificate)
         placeholder = await _placeholder_key(issuer.key)
-        tbs = await asyncio.to_thread(_crl_tbs, ca.certificate, placeholder, content)
+        tbs = await asyncio.to_thread(_crl_tbs, ca.ca_certificate, placeholder, content)
         return encode_signed(tbs, issuer.algorithm_der, await self._keys.sign(ca, tbs))
 
     async def custody(self, ca: ClientCA) -> KeyCustody:

@@ -202,8 +202,8 @@ class CsrApiSigner:
                 chain = await account.requests.sign(
                     account.api, account.token, request.csr, _usages(request), lifetime
                 )
-                if await _signer_of(chain, (request.ca.certificate,)) is None:
-                    raise SignerError(await self._other_ca(account.api, chain, request.ca.certificate))
+                if await _signer_of(chain, (request.ca.ca_certificate,)) is None:
+                    raise SignerError(await self._other_ca(account.api, chain, request.ca.ca_certificate))
                 return chain
 
     async def sign_crl(self, _ca: ClientCA, _content: CrlContent) -> bytes:
@@ -231,7 +231,7 @@ class CsrApiSigner:
         """Check a new token with a test request, and return a renewed token, sealed."""
         certificate, token = await self._tested(ca.cluster_id, registration, parse_token(secret))
         if certificate != ca.certificate:
-            raise InvalidRequest(f"signer_token: {_rotated(certificate, ca.certificate)}")
+            raise InvalidRequest(f"signer_token: {_rotated(certificate, ca.ca_certificate)}")
         return await self.custody_of_secrets.seal(token.text.encode(), _bound_to(ca.id))
 
     async def maintain(self, ca: ClientCA) -> None:

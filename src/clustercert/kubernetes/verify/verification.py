@@ -186,7 +186,7 @@ class ClusterVerification:
         """
         copy_der = altered_copy(self._issued[0].leaf_der)
         if copy_der is None:
-            key_type = key_type_of(accepted_key(self._cluster.client_ca.certificate.public_key()))
+            key_type = key_type_of(accepted_key(self._cluster.client_ca.ca_certificate.public_key()))
             return Passed(
                 f"not tried: a signature of the client CA's key ({key_type}) has no second form", skipped=True
             )

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from clustercert.model.access_requests import RequestedAccess
+from clustercert.model.choices import CredentialKind
 from clustercert.model.clusters import Cluster
 from clustercert.model.events import AuditEvent
 from clustercert.model.identity import Caller, Group, ProjectName
@@ -98,9 +99,11 @@ class EventCluster(TypedDict):
     """The cluster, as registered in the event's project at the time of the event.
 
     Attributes:
-        ca_not_after: when the cluster's client CA expires; no certificate of this CA expires later.
+        ca_not_after: when the cluster's client CA expires; no certificate of this CA expires later. None for the signer
+            `token`, which has no CA.
         credential_roles: maps names of rules to ClusterRoles. Each certificate that a rule grants is bound to the
             rule's ClusterRole; see `ClusterOptions`.
+        group_roles: maps groups to roles in the cluster; see `ClusterOptions`. Absent for clusters with certificates.
         project: None if the project was deleted meanwhile.
     """
 
@@ -109,18 +112,21 @@ class EventCluster(TypedDict):
     labels: Mapping[str, str]
     signer: str
     ca_id: str
-    ca_not_after: datetime
+    ca_not_after: datetime | None
     credential_roles: Mapping[str, str] | None
+    group_roles: NotRequired[Mapping[str, tuple[str, ...]]]
     project: EventProject | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateIssued(AuditEvent):
-    """A certificate was issued. The event's subject is the certificate's fingerprint.
+    """A certificate or a token was issued. The event's subject is its fingerprint; see `CertificateRecord`.
 
     Attributes:
         credential_number: 40 lower-case hex digits; `serial` is lower-case hex too.
-        organizations: the O attributes of the subject, in order.
+        organizations: the O attributes of the subject, in order. For a token: the groups whose roles are bound.
+        credential_kind: whether it is a certificate or a token.
+        account: the service account of a token; None for a certificate.
         rule: the first matching policy rule or, with per-credential RBAC, the rule whose ClusterRole is bound to the
             certificate; None for the service's own certificates. The trace has all matching rules.
         trace: the policy's decision trace. Rules that did not match are in the trace only if the caller may see them.
@@ -141,6 +147,8 @@ class CertificateIssued(AuditEvent):
     rule: str | None
     trace: Mapping[str, object]
     access_request: EventAccessRequest | None = None
+    credential_kind: CredentialKind = "certificate"
+    account: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,16 +231,19 @@ def event_access_request(access: RequestedAccess | None) -> EventAccessRequest |
 
 
 def event_cluster(cluster: Cluster) -> EventCluster:
-    return {
+    event: EventCluster = {
         "id": cluster.id,
         "name": cluster.name,
         "labels": cluster.labels,
         "signer": cluster.signer,
         "ca_id": cluster.client_ca.id,
-        "ca_not_after": cluster.client_ca.not_after,
+        "ca_not_after": cluster.client_ca.ends_at,
         "credential_roles": cluster.options.credential_roles,
         "project": _event_project(cluster.project_name),
     }
+    if cluster.credential_kind == "token":
+        event["group_roles"] = cluster.options.group_roles
+    return event
 
 
 def _event_project(project: ProjectName | None) -> EventProject | None:

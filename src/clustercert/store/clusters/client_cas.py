@@ -101,7 +101,7 @@ def ca_of(row: Row[Any]) -> ClientCA:
     return ClientCA(
         id=row.id,
         cluster_id=row.cluster_id,
-        certificate=x509.load_der_x509_certificate(row.certificate_der),
+        certificate=stored_certificate(row.certificate_der),
         sealed_key=row.sealed_key,
         state=row.state,
         signer=row.signer,
@@ -109,17 +109,23 @@ def ca_of(row: Row[Any]) -> ClientCA:
     )
 
 
+def stored_certificate(der: bytes | None) -> x509.Certificate | None:
+    """Parse the stored certificate of a client CA. The signer `token` has none."""
+    return None if der is None else x509.load_der_x509_certificate(der)
+
+
 def ca_row(ca: ClientCA) -> dict[str, object]:
+    certificate = ca.certificate
     return {
         "id": ca.id,
         "cluster_id": ca.cluster_id,
-        "certificate_der": certificate_der(ca.certificate),
+        "certificate_der": None if certificate is None else certificate_der(certificate),
         "sealed_key": ca.sealed_key,
         "state": ca.state,
         "signer": ca.signer,
         "key_reference": ca.key_reference,
-        "not_before": ca.certificate.not_valid_before_utc,
-        "not_after": ca.certificate.not_valid_after_utc,
+        "not_before": None if certificate is None else certificate.not_valid_before_utc,
+        "not_after": None if certificate is None else certificate.not_valid_after_utc,
     }
 
 
@@ -127,7 +133,7 @@ def _discarded_ca(row: Row[Any]) -> DiscardedCa:
     ca = ClientCA(
         id=row.id,
         cluster_id=row.cluster_id,
-        certificate=x509.load_der_x509_certificate(row.certificate_der),
+        certificate=stored_certificate(row.certificate_der),
         sealed_key=None,
         state="retired",
         signer=row.signer,

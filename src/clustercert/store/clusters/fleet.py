@@ -100,8 +100,8 @@ class FleetCluster:
     verified_at: datetime | None
     enforcement: EnforcementState
     asked_at: datetime | None
-    ca_starts_at: datetime
-    ca_ends_at: datetime
+    ca_starts_at: datetime | None
+    ca_ends_at: datetime | None
     signer: str
     rotation: RotationState | None
     problem: str | None
@@ -154,6 +154,8 @@ class FleetQueries(Queries):
         """
         sort_key = _ORDERS[order]
         matching = _matching(projects, selected, now)
+        if order in ("ca_start", "ca_end"):
+            matching = matching.where(_ca.c.certificate_der.is_not(None))
         async with self._database.read() as connection:
             total = (await connection.execute(matching.with_only_columns(func.count()))).scalar_one()
             if after is not None:

@@ -26,8 +26,9 @@ from sqlalchemy import (
 from clustercert.model import AuditEvent, ClientCA, Cluster, ClusterOptions, Domain
 from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, InvalidRequest, NotFound
 from clustercert.model.identity import ProjectName
+from clustercert.model.kubernetes import TOKEN_SIGNER
 from clustercert.store import tables
-from clustercert.store.clusters.client_cas import add_ca, discard_cas
+from clustercert.store.clusters.client_cas import add_ca, discard_cas, stored_certificate
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache, Generation
 from clustercert.store.engine.queries import Queries, conflict_if_violated, exists
@@ -197,7 +198,12 @@ class ClusterQueries(Queries):
         leaving = select(_rotation.c.cluster_id).where(
             _rotation.c.old_ca_id == _ca.c.id, _rotation.c.completion_asked_at.is_not(None)
         )
-        trusted = and_(_ca.c.cluster_id == cluster_id, _ca.c.state != "retired", ~leaving.exists())
+        trusted = and_(
+            _ca.c.cluster_id == cluster_id,
+            _ca.c.state != "retired",
+            _ca.c.certificate_der.is_not(None),
+            ~leaving.exists(),
+        )
         rows = await self._rows(select(_ca.c.certificate_der).where(trusted).order_by(_ca.c.not_after))
         return tuple(x509.load_der_x509_certificate(der) for (der,) in rows)
 
@@ -355,7 +361,7 @@ def _parsed(row: Row[Any]) -> Cluster:
     ca = ClientCA(
         id=row.ca_id,
         cluster_id=row.id,
-        certificate=x509.load_der_x509_certificate(row.certificate_der),
+        certificate=stored_certificate(row.certificate_der),
         sealed_key=row.sealed_key,
         state=row.state,
         signer=row.ca_signer,
@@ -373,13 +379,15 @@ def select_named(*columns: ColumnElement[Any]) -> Select[Any]:
 
 
 def is_enforced_inside() -> ColumnElement[bool]:
-    """Return an SQL condition that matches clusters whose options require bindings or an admission policy.
+    """Return an SQL condition that matches clusters with bindings, an admission policy, or tokens.
 
-    Bindings and admission policies make the API server deny revoked certificates without a webhook.
+    Their API servers deny revoked credentials without a webhook, because the service changes objects in the cluster.
     """
     options = _cluster.c.options
     return or_(
-        options["admission"].as_boolean().is_(True), options["credential_roles"].as_string().is_not(None)
+        options["admission"].as_boolean().is_(True),
+        options["credential_roles"].as_string().is_not(None),
+        _cluster.c.signer == TOKEN_SIGNER,
     )
 
 

@@ -5,6 +5,8 @@ from typing import Any
 from sqlalchemy import Row, select, update
 
 from clustercert.model import ClientCA
+from clustercert.model.errors import Unavailable
+from clustercert.model.kubernetes import installation_id
 from clustercert.pki.signer import LOCAL, SigningCluster
 from clustercert.store import tables
 from clustercert.store.clusters.client_cas import ca_of
@@ -17,6 +19,7 @@ _found = select(
     _cluster.c.server_ca_pem,
     _ca.c.id.label("ca_id"),
     _ca.c.sealed_key,
+    _ca.c.problem,
 ).join(_cluster, _cluster.c.id == _ca.c.cluster_id)
 
 
@@ -39,6 +42,20 @@ class SigningClusterQueries(Queries):
         async with self._database.transaction() as connection:
             query = update(_ca).where(_ca.c.id == ca_id, _ca.c.sealed_key == before)
             return (await connection.execute(query.values(sealed_key=after))).rowcount == 1
+
+    async def note_problem(self, ca_id: str, problem: str | None) -> bool:
+        """Record why a cluster gets no tokens now, or None. Returns whether this changed anything."""
+        async with self._database.transaction() as connection:
+            is_other = _ca.c.problem.is_distinct_from(problem)
+            query = update(_ca).where(_ca.c.id == ca_id, is_other).values(problem=problem)
+            return (await connection.execute(query)).rowcount == 1
+
+    async def installation(self) -> str:
+        """Return the id of this installation. Raises Unavailable if there is no audit log yet."""
+        public_key = await self._scalar(select(tables.audit_log.c.public_key))
+        if public_key is None:
+            raise Unavailable("The audit log has no key yet. Start the service, and try again.")
+        return installation_id(bytes(public_key))
 
     async def cas_with_secrets(self, after: str, limit: int) -> tuple[ClientCA, ...]:
         """Return at most `limit` CAs in use for which a signer has stored a credential, sorted by id.
