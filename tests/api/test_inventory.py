@@ -196,6 +196,7 @@ def test_a_certificate_is_shown_whole(place: Place) -> None:
             body = place.get(reader, place.cluster(cluster, f"/certificates/{written}")).json()
             assert x509.load_pem_x509_certificate(body["pem"].encode()) == certificate
     assert body | {"pem": "", "source_address": "", "request_id": "", "client_ca_id": ""} == {
+        "kind": "certificate",
         "fingerprint": name,
         "serial": serial,
         "credential_number": credential_number_of(certificate),

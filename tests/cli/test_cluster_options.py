@@ -220,6 +220,8 @@ def test_a_change_is_audited(registered: Operator) -> None:
     (changed,) = [event["detail"] for event in events if event["kind"] == "cluster.updated"]
     assert isinstance(changed, dict)
     assert changed["options"] == {
+        "allow_cluster_admin": False,
+        "group_roles": {},
         "mode": "known-only",
         "exemptions": ["system:nodes"],
         "pins": [],
