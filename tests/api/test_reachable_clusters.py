@@ -1,5 +1,6 @@
 """GET /clustercert/v1/clusters: the clusters that a caller can reach, and kubeconfigs for them."""
 
+import asyncio
 import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from sqlalchemy import Table
 
 from clustercert.pki.client_ca import ca_subject
 from clustercert.store import tables
+from clustercert.wiring import open_components
 from support import world as worlds
 from support.service import Service
 from support.stores import execute
+from support.token_clusters import use_tokens
 from support.world import World
 
 OWN = "/clustercert/v1"
@@ -92,15 +95,35 @@ def test_clusters_of_own_projects_are_listed(place: Place) -> None:
         "external_url": known.external_url,
         "server_ca": known.server_ca_pem.decode(),
         "labels": {"team": "tests"},
+        "credential": "certificate",
         "groups": ["clustercert:admins"],
         "longest_lifetime_seconds": 1825 * 86400,
         "requestable_groups": [],
         "client_ca_id": known.client_ca.id,
-        "client_ca_key_id": ca_subject(known.client_ca.certificate).key_identifier.hex(),
+        "client_ca_key_id": ca_subject(known.client_ca.ca_certificate).key_identifier.hex(),
         "created_at": "",
         "updated_at": "",
         "verified_at": None,
     }
+
+
+def test_a_cluster_says_that_its_credentials_are_tokens(tmp_path: Path) -> None:
+    world = worlds.make(tmp_path)
+    asyncio.run(_use_tokens(world))
+    with Service(world.settings(policy=RULES)).running() as service:
+        place = Place(world, service.client)
+        [found] = place.get("admin", "/clusters", name="eip").json()["clusters"]
+        assert (found["credential"], found["client_ca_key_id"]) == ("token", None)
+        assert (found["groups"], found["longest_lifetime_seconds"]) == (["ops"], 7200)
+        [found] = place.get("member", "/clusters", name="eip").json()["clusters"]
+        assert (found["groups"], found["longest_lifetime_seconds"]) == ([], None)
+        assert found["requestable_groups"] == ["editors"]
+
+
+async def _use_tokens(world: World) -> None:
+    async with open_components(world.settings()) as components:
+        roles = {"ops": ("clusterrole/view",), "editors": ("clusterrole/edit@blue",)}
+        await use_tokens(components.database, world.clusters["eip"], roles)
 
 
 def test_foreign_clusters_do_not_exist(place: Place) -> None:

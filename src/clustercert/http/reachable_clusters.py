@@ -15,6 +15,7 @@ from clustercert.http.openapi import described
 from clustercert.http.paging import KeyPageDep, PageBody, keyset_page
 from clustercert.http.responses import Hex, ResponseBody, SortedStrings, Time
 from clustercert.model import Cluster, Grant, JsonObject
+from clustercert.model.choices import CredentialKind
 from clustercert.model.rights import reads_everything
 from clustercert.pki.client_ca import ca_subject
 from clustercert.policy.lifetime import BACKDATE
@@ -22,8 +23,8 @@ from clustercert.policy.lifetime import BACKDATE
 router = APIRouter(tags=["Inventory"])
 
 
-def _key_identifier(ca: x509.Certificate) -> bytes:
-    return ca_subject(ca).key_identifier
+def _key_identifier(ca: x509.Certificate | None) -> bytes | None:
+    return None if ca is None else ca_subject(ca).key_identifier
 
 
 class ReachableClusterBody(ResponseBody):
@@ -44,23 +45,28 @@ class ReachableClusterBody(ResponseBody):
         validation_alias="server_ca_pem", description="The CA of the API server's certificate, PEM."
     )
     labels: SortedStrings
+    credential: CredentialKind = Field(
+        validation_alias="credential_kind",
+        description="What users of the cluster get: certificates, or tokens of service accounts.",
+    )
     groups: list[str] = Field(
         description="The Kubernetes groups that the caller would get now, with a CSR and without a reason."
-        " Empty if the policy would refuse the certificate, or if the cluster gives each certificate its own"
-        " group."
+        " Empty if the policy would refuse the credential, or if the cluster gives each certificate its own"
+        " group. In a cluster whose credentials are tokens, only the groups that have a role there."
     )
     longest_lifetime_seconds: int | None = Field(
         description="The longest lifetime that the caller would get now; null if the policy would refuse the"
-        " certificate."
+        " credential."
     )
     requestable_groups: list[str] = Field(
         description="The Kubernetes groups that the caller can get with an access request."
     )
     client_ca_id: str = Field(validation_alias=AliasPath("client_ca", "id"))
-    client_ca_key_id: Annotated[Hex, BeforeValidator(_key_identifier)] = Field(
+    client_ca_key_id: Annotated[Hex | None, BeforeValidator(_key_identifier)] = Field(
         validation_alias=AliasPath("client_ca", "certificate"),
         description="The authority key identifier of the certificates that the cluster's client CA signs now,"
-        " lower-case hex. A certificate with another one comes from a CA that is being replaced.",
+        " lower-case hex. A certificate with another one comes from a CA that is being replaced. Null if users get"
+        " tokens.",
     )
     created_at: Time
     updated_at: Time

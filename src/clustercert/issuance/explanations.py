@@ -55,9 +55,14 @@ class ExplainedRequest:
 
     @property
     def organizations(self) -> tuple[str, ...]:
-        """The O attributes that would be signed, in order, with a placeholder for the credential number."""
+        """The O attributes that would be signed, in order, with a placeholder for the credential number.
+
+        For a token, the groups whose roles would be bound.
+        """
         grant = self.explanation.grant
-        return (*grant.groups, credential_group(NUMBER_PLACEHOLDER)) if grant is not None else ()
+        if grant is None or self.cluster.credential_kind == "token":
+            return () if grant is None else grant.groups
+        return (*grant.groups, credential_group(NUMBER_PLACEHOLDER))
 
 
 @dataclass(slots=True)
@@ -159,12 +164,18 @@ class Explanations:
             return None
 
     def requestable_now(self, caller: Caller, cluster: Cluster) -> tuple[str, ...]:
-        """Return the Kubernetes groups that the caller can request for a cluster, in the order of the rules."""
+        """Return the Kubernetes groups that the caller can request for a cluster, in the order of the rules.
+
+        In a cluster whose credentials are tokens, only groups that have a role there can be requested.
+        """
         try:
             offers = self.policy.offers(caller, cluster, self.now())
         except NotFound:
             return ()
-        return tuple(dict.fromkeys(group for rule in offers for group in rule.groups))
+        groups = dict.fromkeys(group for rule in offers for group in rule.groups)
+        if cluster.credential_kind == "token":
+            return tuple(group for group in groups if group in cluster.options.group_roles)
+        return tuple(groups)
 
     async def _other(self, cluster: Cluster, user_id: str, origin: Origin) -> tuple[Caller, datetime | None]:
         """Return another user as a caller, and the time for `ExplainedRequest.seen_at`. Raises NotFound.
