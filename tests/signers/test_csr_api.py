@@ -67,8 +67,8 @@ class Site:
 
     async def deleted(self) -> bool:
         """Whether no request is in the cluster, once the deletions under way have ended."""
-        for account in self.signer._accounts.values():
-            await account.requests.close()
+        for account in self.signer._connections:
+            await account.tasks.close()
         return requests_in(self.double) == []
 
     @property

@@ -96,4 +96,4 @@ def new_signer(
 
 def restarted(signer: CsrApiSigner) -> CsrApiSigner:
     """The signer of another process."""
-    return replace(signer, _accounts=type(signer._accounts)(8), _renew_after=type(signer._renew_after)(8))
+    return replace(signer)

@@ -4,17 +4,15 @@ This service has no CA key. It logs in to the cluster with a token of a service 
 """
 
 import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import structlog
-from cachetools import LRUCache
 from cryptography import x509
 from pydantic import Field
 
+from clustercert.issuance.signers.account_connections import AccountConnections, explained
 from clustercert.issuance.signers.account_tokens import AccountToken, new_token, parse_token
 from clustercert.issuance.signers.certificate_requests import SHORTEST, CertificateRequests, NotSigned
 from clustercert.issuance.signers.limited import LimitedSigner, SignerLimits
@@ -23,20 +21,14 @@ from clustercert.kube_api import ApiServerRefused, KubeApi, printable
 from clustercert.model import ClientCA, Grant, SigningRequest, new_id, utc_now
 from clustercert.model.choices import LeafProfile
 from clustercert.model.clusters import Registration
-from clustercert.model.errors import (
-    ClustercertError,
-    InvalidRequest,
-    NotFound,
-    RemoteFailed,
-    SignerError,
-)
+from clustercert.model.errors import InvalidRequest, NotFound, RemoteFailed, SignerError
 from clustercert.model.kubernetes import CLIENT_SIGNER, NEVER_SIGNS
 from clustercert.pki.certificates import fingerprint, is_issued_by, parse_certificates
 from clustercert.pki.crl import CrlContent
 from clustercert.pki.envelope import SecretSealer
 from clustercert.pki.keys import PARSE_ERRORS, accepted_key, key_kind, new_key
 from clustercert.pki.leaf import check_leaf, new_signing_request
-from clustercert.pki.signer import CaRequest, KeyCustody, SignerContext, SigningCluster, SigningClusters
+from clustercert.pki.signer import CaRequest, KeyCustody, SignerContext, SigningClusters
 from clustercert.policy.lifetime import BACKDATE, lifetime_text
 from clustercert.policy.setting_types import Lifetime
 
@@ -51,10 +43,8 @@ TEST_SECONDS = 5.0
 # A request asks for a slightly shorter validity than the policy grants: the cluster counts from the time at which it
 # signs, by its own clock. So the certificate never ends later than the policy allows.
 MARGIN = timedelta(seconds=30)
-MAX_OPEN = 256
 # The number of characters of a cluster's text that an error message may contain.
 MAX_SHOWN = 100
-RENEWAL_PAUSE_SECONDS = 60.0
 
 # kube-apiserver writes the content of --client-ca-file into this ConfigMap.
 _BUNDLE = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"
@@ -62,10 +52,15 @@ _BUNDLE_KEY = "client-ca-file"
 # Far more than a cluster has. The cluster's administrators write the bundle, and each CA costs a verification.
 MAX_BUNDLE_CAS = 64
 _MAX_BUNDLE_BYTES = 256 * 1024
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
+_FORBIDDEN, _NOT_FOUND = 403, 404
 _TOKEN_ADVICE = (
     "Create one with `kubectl create token -n clustercert clustercert-signer`, and give it with"
     " --signer-token-file."
+)
+_FORBIDDEN_ADVICE = (
+    "The cluster forbids what the service's account asks for: the account lacks a right, or an admission policy"
+    " refuses the certificate. The operator must apply the output of `clustercert kubernetes signer-access`, and read"
+    " the service's log."
 )
 _UNTRUSTED = (
     "signer: the cluster signed the test request with a CA that its API server does not trust for clients. Correct"
@@ -106,29 +101,6 @@ def csr_api_signer(context: SignerContext) -> LimitedSigner:
     return LimitedSigner(NAME, signer, settings, per_cluster=True)
 
 
-@dataclass(slots=True, eq=False)
-class _Account:
-    """An open connection to a cluster, and the token that it uses.
-
-    Attributes:
-        target: the cluster's address and CAs when the connection was opened.
-        sealed: the sealed token in the database from which `token` comes.
-        users: number of tasks that use the connection now. The last task closes a retired connection.
-    """
-
-    api: KubeApi
-    requests: CertificateRequests
-    target: tuple[str, bytes]
-    token: AccountToken
-    sealed: bytes
-    users: int = 0
-    retired: bool = False
-
-    async def close(self) -> None:
-        await self.requests.close()
-        await self.api.close()
-
-
 @dataclass(slots=True)
 class CsrApiSigner:
     """Lets each cluster sign its own certificates.
@@ -142,8 +114,12 @@ class CsrApiSigner:
     custody_of_secrets: SecretSealer
     token_lifetime: timedelta
     now: Callable[[], datetime] = utc_now
-    _accounts: LRUCache[str, _Account] = field(default_factory=lambda: LRUCache(MAX_OPEN))
-    _renew_after: LRUCache[str, float] = field(default_factory=lambda: LRUCache(4096))
+    _connections: AccountConnections[CertificateRequests] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._connections = AccountConnections(
+            self.clusters, self.custody_of_secrets, CertificateRequests, self.token_lifetime, self.now
+        )
 
     @property
     def takes_serial(self) -> bool:
@@ -165,7 +141,7 @@ class CsrApiSigner:
 
         Without a new token, uses the token of the cluster's present CA, if this signer has it.
         """
-        secret = request.secret or await self._stored_token(request.cluster_id)
+        secret = request.secret or await self._connections.stored_token(request.cluster_id, NAME)
         if secret is None:
             raise InvalidRequest(
                 f"signer_token: the signer csr_api needs a token of its service account. {_TOKEN_ADVICE}"
@@ -176,7 +152,7 @@ class CsrApiSigner:
             id=ca_id,
             cluster_id=request.cluster_id,
             certificate=certificate,
-            sealed_key=await self.custody_of_secrets.seal(token.text.encode(), _bound_to(ca_id)),
+            sealed_key=await self._connections.sealed(ca_id, token),
             signer=NAME,
             key_reference=CLIENT_SIGNER,
         )
@@ -197,9 +173,9 @@ class CsrApiSigner:
                     else "Request at least 11 minutes. If the policy allows less, ask the operator to allow more."
                 )
             )
-        async with self._account(request.ca) as account:
-            with _explained():
-                chain = await account.requests.sign(
+        async with self._connections.opened(request.ca) as account:
+            with explained(_FORBIDDEN_ADVICE):
+                chain = await account.tasks.sign(
                     account.api, account.token, request.csr, _usages(request), lifetime
                 )
                 if await _signer_of(chain, (request.ca.ca_certificate,)) is None:
@@ -214,8 +190,8 @@ class CsrApiSigner:
 
     async def custody(self, ca: ClientCA) -> KeyCustody:
         """Return what the cluster says about the CA."""
-        async with self._account(ca) as account:
-            with _explained():
+        async with self._connections.opened(ca) as account:
+            with explained(_FORBIDDEN_ADVICE):
                 bundle = await _read_bundle(account.api)
             in_bundle = "unknown" if bundle is None else str(ca.certificate in bundle).lower()
             return KeyCustody(
@@ -232,13 +208,13 @@ class CsrApiSigner:
         certificate, token = await self._tested(ca.cluster_id, registration, parse_token(secret))
         if certificate != ca.certificate:
             raise InvalidRequest(f"signer_token: {_rotated(certificate, ca.ca_certificate)}")
-        return await self.custody_of_secrets.seal(token.text.encode(), _bound_to(ca.id))
+        return await self._connections.sealed(ca.id, token)
 
     async def maintain(self, ca: ClientCA) -> None:
         """Renew the token, and delete requests that a killed process left in the cluster."""
-        async with self._account(ca) as account:
-            with _explained():
-                count = await account.requests.delete_leftovers(account.api, account.token, self.now())
+        async with self._connections.opened(ca) as account:
+            with explained(_FORBIDDEN_ADVICE):
+                count = await account.tasks.delete_leftovers(account.api, account.token, self.now())
             if count:
                 logger.warning(
                     "certificate requests left behind were deleted", cluster=ca.cluster_id, count=count
@@ -246,8 +222,7 @@ class CsrApiSigner:
 
     async def delete_key(self, ca: ClientCA) -> str:
         """Delete nothing in the cluster."""
-        if (account := self._accounts.pop(ca.id, None)) is not None:
-            await self._retire(account)
+        await self._connections.forget(ca.id)
         return (
             "The cluster keeps its own CA. The service's token was deleted from the database; to end the access at"
             " once, delete the service account clustercert-signer in the cluster."
@@ -255,83 +230,7 @@ class CsrApiSigner:
 
     async def close(self) -> None:
         """Close the connections to clusters."""
-        while self._accounts:
-            _, account = self._accounts.popitem()
-            await account.close()
-
-    @contextlib.asynccontextmanager
-    async def _account(self, ca: ClientCA) -> AsyncIterator[_Account]:
-        """Open a connection, or reuse it, with the token that the database has now. Renews the token if it is due."""
-        cluster = await self.clusters.of_ca(ca.id)
-        if cluster is None or cluster.sealed_key is None or ca.sealed_key is None:
-            raise SignerError("The database does not have the token of this client CA.")
-        account = self._accounts.get(ca.id)
-        if account is None or (*account.target, account.sealed) != (*_target(cluster), cluster.sealed_key):
-            account = await self._opened(cluster, cluster.sealed_key)
-        else:
-            account.users += 1
-        try:
-            self._require_valid(account.token)
-            await self._renew(ca, account)
-            yield account
-        finally:
-            account.users -= 1
-            if account.retired and not account.users:
-                await account.close()
-
-    async def _opened(self, cluster: SigningCluster, sealed: bytes) -> _Account:
-        """Open a connection, and count the calling task as its user, so that no other task closes it meanwhile."""
-        token = parse_token(await self.custody_of_secrets.unseal(sealed, _bound_to(cluster.ca_id)))
-        api = KubeApi(*_target(cluster), None)
-        api.use_token(token.text)
-        requests = CertificateRequests(cluster.cluster_id)
-        account = _Account(api, requests, _target(cluster), token, sealed, users=1)
-        replaced = self._accounts.pop(cluster.ca_id, None)
-        if replaced is None and len(self._accounts) >= MAX_OPEN:
-            _, replaced = self._accounts.popitem()
-        self._accounts[cluster.ca_id] = account
-        if replaced is not None:
-            await self._retire(replaced)
-        return account
-
-    async def _retire(self, account: _Account) -> None:
-        account.retired = True
-        if not account.users:
-            await account.close()
-
-    def _require_valid(self, token: AccountToken) -> None:
-        if token.expires_at <= self.now():
-            raise RemoteFailed(
-                f"The service's token for this cluster expired at {token.expires_at:%Y-%m-%d %H:%M} UTC. The operator"
-                " must give a new one with `clustercert cluster update CLUSTER --signer-token-file FILE`."
-            )
-
-    async def _renew(self, ca: ClientCA, account: _Account) -> None:
-        """Replace the token if half of its lifetime is over. Logs a failure, because the old token is still valid."""
-        before = account.sealed
-        if self.now() < account.token.renew_at or time.monotonic() < self._renew_after.get(ca.id, 0):
-            return
-        self._renew_after[ca.id] = time.monotonic() + RENEWAL_PAUSE_SECONDS
-        try:
-            token = await new_token(account.api, account.token, self.token_lifetime)
-            sealed = await self.custody_of_secrets.seal(token.text.encode(), _bound_to(ca.id))
-            # If another worker was faster, the next request reads its token.
-            if await self.clusters.exchange_secret(ca.id, before, sealed):
-                account.api.use_token(token.text)
-                account.token, account.sealed = token, sealed
-        except ClustercertError as error:
-            logger.warning(
-                "token of signer not renewed",
-                cluster=ca.cluster_id,
-                expires_at=account.token.expires_at,
-                error=error.message,
-            )
-
-    async def _stored_token(self, cluster_id: str) -> bytes | None:
-        found = await self.clusters.signed_by(cluster_id, NAME)
-        if found is None or found.sealed_key is None:
-            return None
-        return await self.custody_of_secrets.unseal(found.sealed_key, _bound_to(found.ca_id))
+        await self._connections.close()
 
     async def _tested(
         self, cluster_id: str, registration: Registration, token: AccountToken
@@ -346,7 +245,7 @@ class CsrApiSigner:
         async with KubeApi(registration.internal_url, registration.server_ca_pem, None) as api:
             api.use_token(token.text)
             try:
-                with _explained():
+                with explained(_FORBIDDEN_ADVICE):
                     version = str((await api.get("/version")).get("gitVersion", ""))
                     if never := next((name for part, name in NEVER_SIGNS.items() if part in version), None):
                         raise InvalidRequest(
@@ -461,31 +360,3 @@ def _require_supported_key(chain: tuple[bytes, ...], cas: Sequence[x509.Certific
 def _usages(request: SigningRequest) -> tuple[str, ...]:
     is_rsa = key_kind(type(request.public_key)) == "rsa"
     return ("client auth", "digital signature", *(("key encipherment",) if is_rsa else ()))
-
-
-def _target(cluster: SigningCluster) -> tuple[str, bytes]:
-    return cluster.url, cluster.server_ca_pem
-
-
-def _bound_to(ca_id: str) -> str:
-    return f"client_ca:{ca_id}"
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Explain the API server's refusals that the operator can correct."""
-    try:
-        yield
-    except ApiServerRefused as refused:
-        if refused.http_status == _UNAUTHORIZED:
-            raise RemoteFailed(
-                "The cluster does not accept the service's token. The operator must give a new one with"
-                " `clustercert cluster update CLUSTER --signer-token-file FILE`."
-            ) from refused
-        if refused.http_status == _FORBIDDEN:
-            raise RemoteFailed(
-                "The cluster forbids what the service's account asks for: the account lacks a right, or an admission"
-                " policy refuses the certificate. The operator must apply the output of"
-                " `clustercert kubernetes signer-access`, and read the service's log."
-            ) from refused
-        raise
