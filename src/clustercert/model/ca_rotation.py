@@ -315,7 +315,7 @@ class RotationStatus:
 
     @property
     def safe_at(self) -> datetime | None:
-        """The time from which completing takes access from nobody; None while more certificates may be issued."""
+        """From this time on, nobody loses access if the rotation is completed; None while the old CA may sign."""
         if self.rotation.state not in ("draining", "complete"):
             return None
         return max(self.rotation.since, self.old.until) if self.old.until is not None else self.rotation.since

@@ -52,7 +52,9 @@ class AssignmentOptions(AssigneeOptions):
 
     service: Annotated[
         bool,
-        typer.Option("--service", help="The role is in the whole service, not in a project. For operators."),
+        typer.Option(
+            "--service", help="The role applies to the whole service, not to a project. For operators."
+        ),
     ] = False
 
     def __post_init__(self) -> None:

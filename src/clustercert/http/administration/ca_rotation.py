@@ -133,7 +133,7 @@ class RotationBody(ResponseBody):
     old_ca_holders: HoldersBody = Field(validation_alias="old")
     new_ca_holders: HoldersBody = Field(validation_alias="new")
     safe_at: Time | None = Field(
-        description="The time from which completing takes access from nobody; null before `draining`."
+        description="From this time on, nobody loses access if the rotation is completed; null before `draining`."
     )
     problem: str | None = Field(
         validation_alias=_rotation("problem"),
