@@ -192,7 +192,7 @@ def test_a_certificate_is_shown_whole(place: Place) -> None:
     name, serial = fingerprint(certificate).hex(), serial_hex(certificate.serial_number)
     colons = ":".join(name[at : at + 2] for at in range(0, len(name), 2)).upper()
     for reader in ("member", "admin", "operator"):
-        for written in (name, colons, serial, serial.upper()):
+        for written in (name, colons, serial, serial.upper(), f"X509SHA256={name}"):
             body = place.get(reader, place.cluster(cluster, f"/certificates/{written}")).json()
             assert x509.load_pem_x509_certificate(body["pem"].encode()) == certificate
     assert body | {"pem": "", "source_address": "", "request_id": "", "client_ca_id": ""} == {
@@ -232,6 +232,8 @@ def test_a_certificate_is_shown_whole(place: Place) -> None:
         "last_seen_at": None,
         "altered_at": None,
         "used_after_revocation_at": None,
+        "credential_id": f"X509SHA256={name}",
+        "account": None,
         "pem": "",
     }
     assert body["client_ca_id"] == place.world.clusters["plain"].client_ca.id

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from clustercert.model import Actor, CertificateRecord, Cluster, Revocation, RevocationReason
+from clustercert.model.credentials import bare_name
 from clustercert.model.errors import Conflict, InvalidRequest, NotFound
 from clustercert.model.events.administration import RevocationChange, RevocationChanged
 from clustercert.observability import metrics
@@ -30,10 +31,12 @@ def checked_user_id(user_id: str) -> str:
 def certificate_name(text: str, *, abbreviated: bool = False) -> str | None:
     """Normalize a fingerprint, credential number or serial to lower-case hex. Returns None for any other string.
 
+    Also accepts a credential id of an audit log: `X509SHA256=` and a fingerprint, or `JTI=` and the id of a token.
+
     Args:
         abbreviated: whether to accept the first digits of a fingerprint.
     """
-    name = text.replace(":", "").lower()
+    name = bare_name(text)
     longest = FINGERPRINT_DIGITS if abbreviated else MAX_SERIAL_DIGITS
     has_length = 1 <= len(name) <= longest or len(name) == FINGERPRINT_DIGITS
     return name if has_length and _HEX_DIGITS.issuperset(name) else None

@@ -427,7 +427,9 @@ class RevocationService:
         is_name = is_fingerprint(name) or is_credential_number(name)
         found = await self.recorder.queries.find(name) if is_name else ()
         statement = statement_to_sign(self.service_name, name)
-        if not is_proof(found[0].der if found else None, unverified_signature, statement):
+        # A token has no certificate and no key.
+        der = found[0].der or None if found else None
+        if not is_proof(der, unverified_signature, statement):
             raise Unauthenticated("the signature does not prove possession of a known certificate's key")
         actor = Actor(KEY_HOLDER, origin)
         return await self.recorder.revoke_certificate(found[0], reason, actor=actor, proved=True)

@@ -16,6 +16,7 @@ from clustercert.http.dependencies import Call, CallDep
 from clustercert.http.openapi import described
 from clustercert.http.paging import PageDep
 from clustercert.http.responses import Hex, ResponseBody, Time
+from clustercert.model.choices import CredentialKind
 
 router = APIRouter(tags=["Inventory"])
 
@@ -30,8 +31,9 @@ WITHIN_SECONDS = (
 
 
 class CredentialBody(ResponseBody):
-    """An unexpired certificate in the access report."""
+    """An unexpired certificate or token in the access report."""
 
+    kind: CredentialKind = Field(validation_alias=AliasPath("certificate", "kind"))
     fingerprint: Hex = Field(validation_alias=AliasPath("certificate", "fingerprint"))
     serial: str = Field(validation_alias=AliasPath("certificate", "serial"))
     credential_number: str = Field(validation_alias=AliasPath("certificate", "credential_number"))

@@ -20,6 +20,7 @@ from clustercert.model import JsonObject, KeyOrigin
 from clustercert.model.choices import CaState, CertificateState, CredentialKind
 from clustercert.model.errors import NotFound
 from clustercert.model.identity import KnownUser
+from clustercert.model.token_objects import account_name
 from clustercert.pki.certificates import chain_pem
 from clustercert.pki.crl import crl_pem
 from clustercert.store.certificates.lists import CertificateFilter, Page, PlaceNames
@@ -115,6 +116,13 @@ class CertificateBody(ResponseBody):
 class WholeCertificateBody(CertificateBody):
     """A certificate, including its PEM text."""
 
+    credential_id: str = Field(
+        description="The credential's name in audit logs of API servers: `X509SHA256=` and the fingerprint, or `JTI=`"
+        " and the id of the token."
+    )
+    account: str | None = Field(
+        description="The token's service account in the namespace clustercert-users. Null for a certificate."
+    )
     pem: str | None = Field(description="Null for a token, which is not stored.")
 
 
@@ -236,8 +244,9 @@ async def list_everywhere(call: CallDep, page: PageDep, filters: FilterDep, para
 async def show_of_cluster(call: CallDep, project_id: str, cluster_id: str, certificate: str) -> Response:
     """Show a certificate of a cluster.
 
-    Send the certificate's fingerprint (complete, or at least the first 8 digits), credential number, or serial in hex.
-    Project admins, operators and auditors see any certificate; other users see only their own.
+    Send the certificate's fingerprint (complete, or at least the first 8 digits), credential number, or serial in
+    hex, or its credential id of an audit log, such as `JTI=` and the id of a token. Project admins, operators and
+    auditors see any certificate; other users see only their own.
     """
     inventory = call.services.inventory
     return await _show(call, await inventory.show(call.caller, project_id, cluster_id, _name(certificate)))
@@ -247,8 +256,9 @@ async def show_of_cluster(call: CallDep, project_id: str, cluster_id: str, certi
 async def show_of_project(call: CallDep, project_id: str, certificate: str) -> Response:
     """Show a certificate of a project, even if its cluster was removed.
 
-    Send the certificate's fingerprint (complete, or at least the first 8 digits), credential number, or serial in hex.
-    Project admins, operators and auditors see any certificate; other users see only their own.
+    Send the certificate's fingerprint (complete, or at least the first 8 digits), credential number, or serial in
+    hex, or its credential id of an audit log, such as `JTI=` and the id of a token. Project admins, operators and
+    auditors see any certificate; other users see only their own.
     """
     inventory = call.services.inventory
     return await _show(call, await inventory.show_in_project(call.caller, project_id, _name(certificate)))
@@ -258,9 +268,9 @@ async def show_of_project(call: CallDep, project_id: str, certificate: str) -> R
 async def show_anywhere(call: CallDep, certificate: str) -> Response:
     """Show a certificate of any project.
 
-    Send the certificate's fingerprint (complete, or at least the first 8 digits), credential number, or serial in hex.
-    Operators and auditors see any certificate, project admins see the certificates of their project, and other users
-    see only their own.
+    Send the certificate's fingerprint (complete, or at least the first 8 digits), credential number, or serial in
+    hex, or its credential id of an audit log, such as `JTI=` and the id of a token. Operators and auditors see any
+    certificate, project admins see the certificates of their project, and other users see only their own.
     """
     inventory = call.services.inventory
     return await _show(call, await inventory.show_in_any_project(call.caller, _name(certificate)))
@@ -304,10 +314,12 @@ async def _show(call: Call, certificate: CertificateView) -> Response:
     users = await known_users(call, [certificate.user_id, certificate.revoked_by])
     ca_states = await inventory.ca_states([certificate])
     fields = _fields(certificate, names, users, ca_states, inventory.now())
-    pem = None
-    if certificate.kind == "certificate":
+    pem = account = None
+    if certificate.kind == "token":
+        account = account_name(certificate.user_name, certificate.credential_number)
+    else:
         pem = chain_pem((x509.load_der_x509_certificate(certificate.der),)).decode()
-    return responses.private(WholeCertificateBody.render(certificate, **fields, pem=pem))
+    return responses.private(WholeCertificateBody.render(certificate, **fields, account=account, pem=pem))
 
 
 def _name(text: str) -> str:

@@ -7,10 +7,13 @@ The CA signs the groups, so the groups are the same in every encoding.
 import re
 from collections.abc import Iterable
 
+from clustercert.model.kubernetes import TOKEN_ID, X509_ID
+
 CREDENTIAL_PREFIX = "clustercert:credential:"
 """The prefix of credential groups. The credential number follows the prefix."""
 
 NUMBER_DIGITS = 40
+_TOKEN_ID, _X509_ID = TOKEN_ID.lower(), X509_ID.lower()
 _NUMBER = re.compile(rf"[0-9a-f]{{{NUMBER_DIGITS}}}")
 
 
@@ -37,3 +40,15 @@ def without_credential_group(groups: Iterable[str], number: str) -> tuple[str, .
     """Return a certificate's groups, except the credential group of this credential number."""
     own = credential_group(number)
     return tuple(group for group in groups if group != own)
+
+
+def bare_name(text: str) -> str:
+    """Return the hex digits of a fingerprint, credential number or serial, or of a credential id of an audit log.
+
+    A credential id is `X509SHA256=` and a fingerprint, or `JTI=` and the UUID of a token, whose digits are the serial.
+    Removes colons, and returns other text in lower case.
+    """
+    name = text.lower()
+    if name.startswith(_TOKEN_ID):
+        return name.removeprefix(_TOKEN_ID).replace("-", "")
+    return name.removeprefix(_X509_ID).replace(":", "")

@@ -13,7 +13,7 @@ from clustercert.model.choices import CredentialKind, KeyOrigin, LeafProfile
 from clustercert.model.clusters import ClientCA, Cluster
 from clustercert.model.credentials import credential_group
 from clustercert.model.keys import PrivateKey, PublicKey
-from clustercert.model.kubernetes import CA_PROVER, VERIFIER
+from clustercert.model.kubernetes import CA_PROVER, TOKEN_ID, VERIFIER, X509_ID
 from clustercert.model.requests import AuthMethod
 
 
@@ -234,6 +234,13 @@ class CertificateRecord:
     def common_name(self) -> str:
         """The CN of the subject."""
         return self.username or self.user_id
+
+    @property
+    def credential_id(self) -> str:
+        """The name of the credential in audit logs of API servers: `X509SHA256=…` or `JTI=…`."""
+        if self.kind == "token":
+            return f"{TOKEN_ID}{UUID(hex=self.serial)}"
+        return f"{X509_ID}{self.fingerprint.hex()}"
 
     @property
     def is_verification(self) -> bool:

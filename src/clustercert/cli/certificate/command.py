@@ -57,7 +57,8 @@ from clustercert.cli.terminal.output import (
 from clustercert.cli.terminal.prompts import confirm
 from clustercert.client.administration import path_of
 from clustercert.client.connection import ApiError
-from clustercert.model.choices import CertificateState, KeyOrigin, RevocationReason
+from clustercert.model.choices import CertificateState, CredentialKind, KeyOrigin, RevocationReason
+from clustercert.model.credentials import bare_name
 from clustercert.model.errors import Forbidden
 from clustercert.model.identity import qualified_name
 from clustercert.model.times import rfc3339, utc_now
@@ -112,15 +113,16 @@ def find_certificate(client: "AdministrationClient", name: str) -> "tuple[JsonOb
     """Return a certificate, and the API path that revokes it.
 
     Args:
-        name: the certificate's fingerprint, the first digits of the fingerprint, the credential number or the serial.
+        name: the certificate's fingerprint, the first digits of the fingerprint, the credential number or the serial,
+            or a credential id of an audit log.
 
     Raises ClientError or UnknownName.
     """
-    digits = name.replace(":", "").lower()
+    digits = bare_name(name)
     if len(digits) < MIN_DIGITS or not _HEX.issuperset(digits):
         raise UnknownName(
             f"{name} does not name a certificate. Give the certificate's fingerprint, at least the first {MIN_DIGITS} "
-            "digits of the fingerprint, the credential number, or the serial."
+            "digits of the fingerprint, the credential number, the serial, or a token's JTI=ID."
         )
     found = client.find(path_of("certificates", digits))
     if found is not None:
@@ -216,7 +218,7 @@ class ScopeOptions:
         str | None,
         typer.Argument(
             metavar="[CERTIFICATE]",
-            help=f"Fingerprint or its first {MIN_DIGITS} digits, credential number or serial.",
+            help=f"Fingerprint or its first {MIN_DIGITS} digits, credential number or serial, or JTI=ID of a token.",
         ),
     ] = None
     user: Annotated[
@@ -561,6 +563,10 @@ class FilterOptions:
         KeyOrigin | None,
         typer.Option(help="List only certificates whose key the service created, or only those from a CSR."),
     ] = None
+    kind: Annotated[
+        CredentialKind | None,
+        typer.Option(help="List only certificates, or only tokens of service accounts."),
+    ] = None
     seen_before: Annotated[
         datetime | None,
         typer.Option(
@@ -614,7 +620,8 @@ def list_certificates(
     of a project see the certificates of all users, also those that `kubernetes verify` got and revoked
     (`clustercert:verify`), which `certificate access` leaves out. While the client CA of one of the clusters is
     replaced, the column `client_ca_state` shows which certificates end with the old CA (`retiring`). The column
-    `access_request_id` appears if a certificate has groups of an access request.
+    `access_request_id` appears if a certificate has groups of an access request, and the column `kind` if a credential
+    is a token.
 
     Examples:
         clustercert certificate list
@@ -633,6 +640,8 @@ def list_certificates(
     columns = [each for each in _COLUMNS if each != "user_name" or not is_own or is_wide()]
     if any(each.get("client_ca_state") in ("retiring", "retired") for each in found):
         columns.insert(columns.index("not_after"), "client_ca_state")
+    if any(each.get("kind") == "token" for each in found):
+        columns.insert(columns.index("state"), "kind")
     if any(each.get("access_request_id") for each in found):
         columns.insert(columns.index("not_after") + 1, "access_request_id")
     keep = ["state", *([] if is_own else ["user_name"]), "cluster", "not_after"]
@@ -660,15 +669,18 @@ def show(
         str,
         typer.Argument(
             metavar="CERTIFICATE",
-            help=f"Fingerprint or its first {MIN_DIGITS} digits, credential number or serial.",
+            help=f"Fingerprint or its first {MIN_DIGITS} digits, credential number or serial, or JTI=ID of a token.",
         ),
     ],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show a certificate. JSON and YAML also contain the PEM.
+    """Show a certificate or a token. JSON and YAML also contain the PEM of a certificate. The service stores no tokens.
+
+    `credential_id` is the credential's name in audit logs of API servers.
 
     Examples:
         clustercert certificate show 3f031e99787b0bb2
+        clustercert certificate show JTI=8cfdf40c-2a6c-4c4b-a6fb-67b2c2a2a4d7
     """
     found, _ = find_certificate(client, certificate)
     row = with_times(found)

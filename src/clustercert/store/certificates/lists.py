@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 
 from clustercert.model import KeyOrigin
-from clustercert.model.choices import CaState, CertificateState
+from clustercert.model.choices import CaState, CertificateState, CredentialKind
 from clustercert.store import tables
 from clustercert.store.certificates.views import (
     CertificateLookup,
@@ -77,6 +77,7 @@ class CertificateFilter:
         datetime | None, "Only certificates whose use was last reported at or after this time, RFC 3339."
     ] = None
     key_origin: Annotated[KeyOrigin | None, "Only certificates with this key origin."] = None
+    kind: Annotated[CredentialKind | None, "Only certificates, or only tokens of service accounts."] = None
     never_seen: Annotated[bool, "Only certificates whose use has never been reported by an API server."] = (
         False
     )
@@ -255,6 +256,7 @@ _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "expires_before": _not_after < bindparam("expires_before"),
     "expires_after": _not_after >= bindparam("expires_after"),
     "key_origin": _certificate.c.key_origin == bindparam("key_origin"),
+    "kind": _certificate.c.kind == bindparam("kind"),
     "seen_before": _certificate.c.last_seen_at < bindparam("seen_before"),
     "seen_after": _certificate.c.last_seen_at >= bindparam("seen_after"),
     "never_seen": _certificate.c.last_seen_at.is_(None),

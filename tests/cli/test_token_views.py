@@ -1,0 +1,59 @@
+"""`clustercert certificate` with credentials that are tokens."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from clustercert.model import CertificateRecord
+from clustercert.wiring import open_components
+from support import world as worlds
+from support.command_line import Operator
+from support.token_clusters import record_token, use_tokens
+from support.world import World
+
+ROLES = {"clustercert:editors": ("clusterrole/view",)}
+
+
+@dataclass(frozen=True)
+class Shell:
+    """An operator at a store with a token of `member` in the cluster `eip`."""
+
+    operator: Operator
+    token: CertificateRecord
+
+    @property
+    def jti(self) -> str:
+        return f"JTI={UUID(hex=self.token.serial)}"
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    world = worlds.make(tmp_path)
+    token = asyncio.run(_prepare(world))
+    operator = Operator(tmp_path)
+    operator.configure()
+    return Shell(operator, token)
+
+
+async def _prepare(world: World) -> CertificateRecord:
+    async with open_components(world.settings()) as components:
+        cluster = await use_tokens(components.database, world.clusters["eip"], ROLES)
+        user = world.people["member"].user
+        return await record_token(components.database, cluster, user_id=user.id, user_name=user.name)
+
+
+def test_a_token_is_listed_and_shown_without_a_certificate(shell: Shell) -> None:
+    output = shell.operator.output
+    name = shell.token.fingerprint.hex()
+    assert output("certificate", "list", "--all", "--kind", "token", "--output", "name").split() == [name]
+    assert output("certificate", "list", "--all", "--kind", "certificate", "--output", "name") == ""
+    assert "kind" in output("certificate", "list", "--all").splitlines()[0].lower()
+    shown = json.loads(output("certificate", "show", shell.jti, "--output", "json"))
+    assert (shown["fingerprint"], shown["credential_id"], shown["pem"]) == (name, shell.jti, None)
+    table = output("certificate", "show", shell.token.serial)
+    assert shell.jti in table
+    assert f"member-{shell.token.credential_number}" in table
