@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from clustercert.kubernetes.setup.rbac import issuer_keys_access, token_review_a
 from clustercert.model import Cluster, JsonObject
 from support import world as worlds
 from support.apiserver import ApiServer, kinds
-from support.apiserver.service_accounts import ISSUER, JWKS
+from support.apiserver.service_accounts import CACHE_SECONDS, ISSUER, JWKS
 from support.log_capture import captured_logs
 from support.managed_cluster import apply, register
 from support.service import Service
@@ -135,7 +136,11 @@ def test_a_deleted_service_account_ends_with_the_cached_answer(
         token = place.token()
         assert projects(service, token).status_code == 200
         place.double.storage.delete(kinds.SERVICE_ACCOUNTS, "monitoring", "prometheus")
-        assert "not found" in reason(service, token, 401)
+        with monkeypatch.context() as later:
+            # The API server keeps its own answer for ten seconds.
+            after = datetime.now(UTC) + timedelta(seconds=CACHE_SECONDS)
+            later.setattr(place.double, "now", lambda: after)
+            assert "not found" in reason(service, token, 401)
         place.double.add_service_account("monitoring", "prometheus")
         assert projects(service, place.token()).status_code == 200
         assert projects(service, token).status_code == 401

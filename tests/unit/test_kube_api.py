@@ -51,7 +51,7 @@ async def test_objects_are_created_read_replaced_and_deleted(double: ApiServer) 
         assert await api.get(path) == made
         made["metadata"]["labels"] = {"a": "b"}  # type: ignore[index] # an object
         changed = await api.replace(path, made)
-        assert changed["metadata"]["labels"] == {"a": "b"}  # type: ignore[index] # an object
+        assert changed["metadata"]["labels"] == {"a": "b", "kubernetes.io/metadata.name": "one"}  # type: ignore[index] # an object
         await api.delete(path)
         with pytest.raises(ApiServerRefused) as gone:
             await api.get(path)

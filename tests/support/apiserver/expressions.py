@@ -38,18 +38,26 @@ def _program(expression: str) -> cel.Program:
     return cel.compile(expression)
 
 
-def value(expression: str, variables: Mapping[str, object]) -> object:
-    """The value of an expression. Raises ExpressionError."""
+def value(
+    expression: str,
+    variables: Mapping[str, object],
+    functions: Mapping[str, Callable[..., object]] | None = None,
+) -> object:
+    """The value of an expression, with functions beside those that every expression has. Raises ExpressionError."""
     try:
-        return _program(expression).execute(cel.Context(dict(variables), _FUNCTIONS))
+        return _program(expression).execute(cel.Context(dict(variables), {**_FUNCTIONS, **(functions or {})}))
     except Exception as error:
         # The library raises whatever Python has for what went wrong: KeyError, TypeError, RuntimeError.
         raise ExpressionError(f"{expression}: {error!r}") from error
 
 
-def holds(expression: str, variables: Mapping[str, object]) -> bool:
+def holds(
+    expression: str,
+    variables: Mapping[str, object],
+    functions: Mapping[str, Callable[..., object]] | None = None,
+) -> bool:
     """The truth of a condition. Raises ExpressionError."""
-    result = value(expression, variables)
+    result = value(expression, variables, functions)
     if not isinstance(result, bool):
         raise ExpressionError(f"{expression}: {result!r} is neither true nor false")
     return result

@@ -49,6 +49,8 @@ class Kind:
 NAMESPACES = Kind("", "namespaces", "Namespace", short=("ns",))
 CONFIG_MAPS = Kind("", "configmaps", "ConfigMap", namespaced=True, short=("cm",))
 SECRETS = Kind("", "secrets", "Secret", namespaced=True)
+PODS = Kind("", "pods", "Pod", namespaced=True, short=("po",))
+DEPLOYMENTS = Kind("apps", "deployments", "Deployment", namespaced=True, short=("deploy",))
 SERVICE_ACCOUNTS = Kind("", "serviceaccounts", "ServiceAccount", namespaced=True, short=("sa",))
 CLUSTER_ROLES = Kind(RBAC, "clusterroles", "ClusterRole")
 CLUSTER_ROLE_BINDINGS = Kind(RBAC, "clusterrolebindings", "ClusterRoleBinding")
@@ -62,12 +64,16 @@ CERTIFICATE_REQUESTS = Kind(
 SELF_SUBJECT_REVIEWS = Kind(AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview", stored=False)
 SELF_ACCESS_REVIEWS = Kind(AUTHORIZATION, "selfsubjectaccessreviews", "SelfSubjectAccessReview", stored=False)
 TOKEN_REVIEWS = Kind(AUTHENTICATION, "tokenreviews", "TokenReview", stored=False)
+# Created at the subresource `serviceaccounts/token` alone.
+TOKEN_REQUESTS = Kind(AUTHENTICATION, "tokenrequests", "TokenRequest", namespaced=True, stored=False)
 
 KINDS = (
     *(
         NAMESPACES,
         CONFIG_MAPS,
         SECRETS,
+        PODS,
+        DEPLOYMENTS,
         SERVICE_ACCOUNTS,
         CLUSTER_ROLES,
         CLUSTER_ROLE_BINDINGS,

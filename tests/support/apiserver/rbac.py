@@ -33,16 +33,44 @@ _READ_RULES = (
     _rule(("",), ("configmaps", "namespaces", "pods", "serviceaccounts"), _READ),
     _rule(("apps",), ("deployments",), _READ),
 )
+# Source: kubernetes, plugin/pkg/auth/authorizer/rbac/bootstrappolicy/policy.go, aggregate-to-edit.
+_EDIT_RULES = (
+    *_READ_RULES,
+    _rule(("",), ("pods/attach", "pods/proxy", "secrets", "services/proxy"), ("get", "list", "watch")),
+    _rule(("",), ("pods/exec", "pods/portforward"), ("get", "create")),
+    _rule(("",), ("serviceaccounts",), ("impersonate",)),
+    _rule(("",), ("pods", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy"), _WRITE),
+    _rule(("",), ("pods/eviction",), ("create",)),
+    _rule(
+        ("",),
+        (
+            *("configmaps", "events", "persistentvolumeclaims", "replicationcontrollers"),
+            *("replicationcontrollers/scale", "secrets", "serviceaccounts", "services", "services/proxy"),
+        ),
+        _WRITE,
+    ),
+    _rule(("",), ("serviceaccounts/token",), ("create",)),
+    _rule(
+        ("apps",),
+        (
+            *("daemonsets", "deployments", "deployments/rollback", "deployments/scale", "replicasets"),
+            *("replicasets/scale", "statefulsets", "statefulsets/scale"),
+        ),
+        _WRITE,
+    ),
+    _rule(("batch",), ("cronjobs", "jobs"), _WRITE),
+)
 # What every new cluster has; the roles for people are cut down to what the tests look at.
 _BOOTSTRAP_ROLES: Mapping[str, Sequence[Rule]] = {
     "cluster-admin": (_rule(_EVERYTHING, _EVERYTHING, _EVERYTHING), _paths(_EVERYTHING, _EVERYTHING)),
     "view": _READ_RULES,
     # The part of `view` that needs no controller to put it together.
     "system:aggregate-to-view": _READ_RULES,
-    "edit": (
-        *_READ_RULES,
-        _rule(("",), ("configmaps", "pods", "secrets", "serviceaccounts"), (*_READ, *_WRITE)),
-        _rule(("apps",), ("deployments",), (*_READ, *_WRITE)),
+    "edit": _EDIT_RULES,
+    "admin": (
+        *_EDIT_RULES,
+        _rule((kinds.AUTHORIZATION,), ("localsubjectaccessreviews",), ("create",)),
+        _rule((RBAC,), ("roles", "rolebindings"), (*_READ, *_WRITE)),
     ),
     "system:basic-user": (
         _rule((kinds.AUTHORIZATION,), ("selfsubjectaccessreviews", "selfsubjectrulesreviews"), ("create",)),

@@ -1,6 +1,9 @@
 """The REST of the stored kinds: create, get, list, update, patch, delete."""
 
+import base64
+import contextlib
 import json
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -8,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 
 from support.apiserver import kinds, protobuf
+from support.apiserver import namespaces as namespace_controllers
 from support.apiserver.admission import Write, admit
 from support.apiserver.attributes import Attributes
 from support.apiserver.certificate_requests import Signing
@@ -15,19 +19,32 @@ from support.apiserver.failures import Failure, JsonObject, no_such_path
 from support.apiserver.identity import Identity
 from support.apiserver.kinds import Kind
 from support.apiserver.rbac import Rbac
+from support.apiserver.service_accounts import SECRET_ACCOUNT, SECRET_TYPE, ServiceAccountTokens
 from support.apiserver.storage import Document, Storage
 
 _MERGED_AS = {"application/merge-patch+json", "application/strategic-merge-patch+json"}
 _APPLIED_AS = "application/apply-patch+yaml"
+# Source: k8s.io/apimachinery/pkg/util/rand/rand.go.
+_GENERATED = "bcdfghjklmnpqrstvwxz2456789"
+Allows = Callable[[Identity, Attributes], bool]
 
 
 class Resources:
     """Handles authorized requests on the store."""
 
-    def __init__(self, storage: Storage, rbac: Rbac, signing: Signing) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        rbac: Rbac,
+        signing: Signing,
+        tokens: ServiceAccountTokens,
+        allows: Allows,
+    ) -> None:
         self._storage = storage
         self._rbac = rbac
         self._signing = signing
+        self._tokens = tokens
+        self._allows = allows
 
     def answer(
         self, who: Identity, wanted: Attributes, target: str, content_type: str, body: bytes
@@ -40,20 +57,88 @@ class Resources:
         if wanted.verb == "list":
             return 200, self._listed(kind, wanted, query)
         dry_run = query.get("dryRun") == "All"
-        writing = _Writing(self._storage, self._rbac, self._signing, who, wanted, kind, dry_run=dry_run)
+        writing = self._writing(who, wanted, kind, dry_run=dry_run)
         if wanted.verb == "create":
-            return 201, writing.create(parsed(body))
+            created = writing.create(parsed(body))
+            if not dry_run:
+                self._run_controllers(kind, created)
+            return 201, created
         if wanted.verb == "update":
             document = parsed(body)
             approved = wanted.subresource == "approval"
             return 200, writing.approve(document) if approved else writing.replace(lambda _old: document)
         if wanted.verb == "patch":
             return writing.patch(content_type.partition(";")[0].strip(), body)
-        if wanted.verb == "delete":
-            return 200, writing.delete()
+        if wanted.verb in {"delete", "deletecollection"}:
+            return 200, self._delete(writing, kind, wanted, dry_run=dry_run)
         raise Failure(
             405, "MethodNotAllowed", "the server does not allow this method on the requested resource"
         )
+
+    def _delete(self, writing: "_Writing", kind: Kind, wanted: Attributes, *, dry_run: bool) -> JsonObject:
+        if wanted.verb == "delete":
+            if kind is kinds.NAMESPACES and not dry_run:
+                writing.admit_deletion(self._storage.get(kind, "", wanted.name))
+                self._empty_namespace(wanted.name)
+            return writing.delete()
+        # Each object passes admission, without a name in the request. Source: k8s.io/apiserver,
+        # pkg/endpoints/handlers/delete.go, and pkg/registry/rest/delete.go, AdmissionToValidateObjectDeleteFunc.
+        for each in self._storage.all(kind, wanted.namespace):
+            if _selected(each, wanted):
+                writing.admit_deletion(each)
+                self._storage.delete(kind, wanted.namespace, each["metadata"]["name"], keep=dry_run)
+        return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
+
+    def request_token(self, who: Identity, wanted: Attributes, body: bytes) -> JsonObject:
+        """Answer a TokenRequest. Raises Failure.
+
+        Source of the order: kubernetes, pkg/registry/core/serviceaccount/storage/token.go.
+        """
+        self._storage.get(kinds.SERVICE_ACCOUNTS, wanted.namespace, wanted.name)
+        document = parsed(body)
+        self._writing(who, wanted, kinds.TOKEN_REQUESTS, dry_run=False).admit_creation(document)
+        return self._tokens.requested(wanted.namespace, wanted.name, document.get("spec") or {})
+
+    def _writing(self, who: Identity, wanted: Attributes, kind: Kind, *, dry_run: bool) -> "_Writing":
+        return _Writing(
+            self._storage, self._rbac, self._signing, who, wanted, kind, self._allows, dry_run=dry_run
+        )
+
+    def _run_controllers(self, kind: Kind, created: Document) -> None:
+        """Do what the cluster's controllers do when they see a new object."""
+        metadata = created["metadata"]
+        if kind is kinds.NAMESPACES:
+            for who, made_kind, document in namespace_controllers.created(metadata["name"]):
+                wanted = Attributes(
+                    "create", group="", version="v1", namespace=metadata["name"], resource=made_kind.plural
+                )
+                with contextlib.suppress(Failure):
+                    self._writing(who, wanted, made_kind, dry_run=False).create(document)
+        if kind is kinds.SECRETS and created.get("type") == SECRET_TYPE:
+            account = (metadata.get("annotations") or {}).get(SECRET_ACCOUNT, "")
+            token = self._tokens.secret_token(metadata["namespace"], account)
+            data = {"token": base64.b64encode(token.encode()).decode()}
+            self._storage.replace(
+                kind, metadata["namespace"], metadata["name"], lambda old: {**old, "data": data}
+            )
+
+    def _empty_namespace(self, name: str) -> None:
+        """Delete all objects in a namespace, as its controller does. Raises Failure, and it stays."""
+        for kind in kinds.KINDS:
+            if kind.namespaced and kind.stored:
+                wanted = Attributes(
+                    "deletecollection",
+                    group=kind.group,
+                    version="v1",
+                    namespace=name,
+                    resource=kind.plural,
+                )
+                writing = self._writing(
+                    namespace_controllers.NAMESPACE_CONTROLLER, wanted, kind, dry_run=False
+                )
+                for each in self._storage.all(kind, name):
+                    writing.admit_deletion(each)
+                    self._storage.delete(kind, name, each["metadata"]["name"])
 
     @staticmethod
     def _namespace(kind: Kind, wanted: Attributes) -> str:
@@ -89,16 +174,25 @@ class _Writing:
         who: Identity,
         wanted: Attributes,
         kind: Kind,
+        allows: Allows,
         *,
         dry_run: bool,
     ) -> None:
-        self._storage, self._rbac, self._signing = storage, rbac, signing
+        self._storage, self._rbac, self._signing, self._allows = storage, rbac, signing, allows
         self._who, self._wanted, self._kind, self._dry_run = who, wanted, kind, dry_run
         self._namespace = wanted.namespace if kind.namespaced else ""
 
     def create(self, document: Document) -> Document:
         if self._kind is kinds.CERTIFICATE_REQUESTS:
             document = self._signing.created(self._who, document)
+        metadata = document.setdefault("metadata", {})
+        if "generateName" in metadata and not metadata.get("name"):
+            # Before validating admission. Source: k8s.io/apiserver/pkg/registry/rest/create.go, BeforeCreate.
+            metadata["name"] = metadata["generateName"] + "".join(
+                secrets.choice(_GENERATED) for _ in range(5)
+            )
+        if self._kind.namespaced:
+            metadata.setdefault("namespace", self._namespace)
         self._admit(document, None)
         return self._storage.create(self._kind, self._namespace, document, keep=not self._dry_run)
 
@@ -144,6 +238,14 @@ class _Writing:
                 raise
             return 201, self.create(patch)
 
+    def admit_creation(self, document: Document) -> None:
+        """Pass an object that is not stored through admission. Raises Failure."""
+        self._admit(document, None)
+
+    def admit_deletion(self, old: Document) -> None:
+        """Pass the deletion of an object through admission. Raises Failure."""
+        self._admit(None, old)
+
     def delete(self) -> JsonObject:
         old = self._storage.get(self._kind, self._namespace, self._wanted.name)
         self._admit(None, old)
@@ -154,7 +256,9 @@ class _Writing:
     def _admit(self, new: Document | None, old: Document | None) -> None:
         if new is not None:
             self._rbac.check_escalation(self._who, self._kind, self._namespace, new)
-        admit(self._storage, Write(self._who, self._wanted, self._kind, new, old, self._dry_run))
+        admit(
+            self._storage, Write(self._who, self._wanted, self._kind, new, old, self._dry_run, self._allows)
+        )
 
 
 def parsed(body: bytes) -> Document:

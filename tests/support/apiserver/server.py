@@ -101,13 +101,13 @@ class ApiServer:
         self.version: str | None = None
         self._rbac = Rbac(self.storage)
         self.signing = Signing(self.storage, self._own_ca, lambda: self.now())  # noqa: PLW0108 - it may be replaced later
-        self._resources = Resources(self.storage, self._rbac, self.signing)
         self._chain: Watched[Sequence[Authorizer]] | Fixed[Sequence[Authorizer]] | None = None
         self.webhooks: list[Webhook] = []
         self._sinks: list[Callable[[Mapping[str, Any]], None]] = []
         self._listener = Listener(identity_file, self._answer)
         self.url = f"https://127.0.0.1:{self._listener.server_address[1]}"
         self.tokens = ServiceAccountTokens(self.storage, self.url, lambda: self.now())  # noqa: PLW0108 - it may be replaced later
+        self._resources = Resources(self.storage, self._rbac, self.signing, self.tokens, self._allows)
 
     def trust(self, client_cas_pem: bytes) -> None:
         """Replace the client-CA bundle by the cluster's own CA and these, by rename."""
@@ -262,6 +262,9 @@ class ApiServer:
         chain = (RbacAuthorizer(self._rbac),) if self._chain is None else self._chain.value
         return decide(chain, who, wanted)
 
+    def _allows(self, who: Identity, wanted: Attributes) -> bool:
+        return self._decide(who, wanted).decision is Decision.ALLOW
+
     def _authorized(self, who: Identity, wanted: Attributes) -> Verdict:
         """Raises Failure (403), or AuthorizerFailed."""
         verdict = self._decide(who, wanted)
@@ -307,7 +310,7 @@ class ApiServer:
             spec = parsed(body)["spec"]
             return _review(kinds.TOKEN_REVIEWS, spec, self.tokens.review(spec))
         if (wanted.resource, wanted.subresource) == (kinds.SERVICE_ACCOUNTS.plural, "token"):
-            return self.tokens.requested(wanted.namespace, wanted.name, parsed(body).get("spec") or {})
+            return self._resources.request_token(who, wanted, body)
         return None
 
     def _access(self, who: Identity, spec: Mapping[str, Mapping[str, str]]) -> JsonObject:

@@ -67,6 +67,7 @@ class Storage:
             metadata["uid"] = str(uuid.uuid4())
             metadata["creationTimestamp"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             if kind is kinds.NAMESPACES:
+                _label_namespace(metadata)
                 document |= {"spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}
             return self._put((kind, namespace, name), document, keep)
 
@@ -95,6 +96,8 @@ class Storage:
                 for key in ("name", "namespace", "uid", "creationTimestamp")
                 if key in old["metadata"]
             }
+            if kind is kinds.NAMESPACES:
+                _label_namespace(new["metadata"])
             _check(kind, namespace, new)
             return self._put((kind, namespace, name), new, keep)
 
@@ -118,6 +121,11 @@ class Storage:
             document["metadata"]["resourceVersion"] = self._version
             self._objects[key] = copy.deepcopy(document)
         return document
+
+
+def _label_namespace(metadata: Document) -> None:
+    """Source: kubernetes, pkg/apis/core/v1/defaults.go, SetDefaults_Namespace."""
+    metadata["labels"] = {**(metadata.get("labels") or {}), "kubernetes.io/metadata.name": metadata["name"]}
 
 
 def _check(kind: Kind, namespace: str, document: Document) -> None:
