@@ -27,6 +27,7 @@ REVOKED = f"{NAMESPACES}/{NAMESPACE}/configmaps/{CONFIG_MAP}"
 PATHS = {
     "Namespace": NAMESPACES,
     "ConfigMap": f"{NAMESPACES}/{NAMESPACE}/configmaps",
+    "ServiceAccount": f"{NAMESPACES}/{NAMESPACE}/serviceaccounts",
     "Role": f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/roles",
     "RoleBinding": f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/rolebindings",
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",

@@ -33,8 +33,10 @@ _NOT_IN_A_SLUG = re.compile("[^a-z0-9]+")
 ACCOUNT_PATTERN = f"[a-z0-9]([-a-z0-9]{{0,{MAX_SLUG - 2}}}[a-z0-9])?-{_NUMBER}"
 """A regular expression, also in RE2, for the names of accounts. It must match the whole name."""
 
-_BINDING_PREFIX = "clustercert-"
-BINDING_PATTERN = f"{_BINDING_PREFIX}{_NUMBER}-(1?[0-9])"
+BINDING_PREFIX = "clustercert-"
+"""The prefix of the names of bindings. The credential number follows the prefix."""
+
+BINDING_PATTERN = f"{BINDING_PREFIX}{_NUMBER}-(1?[0-9])"
 """A regular expression, also in RE2, for the names of bindings. It must match the whole name."""
 
 _ACCOUNT = re.compile(ACCOUNT_PATTERN, re.ASCII)
@@ -122,13 +124,13 @@ def account_number(name: str) -> str | None:
 
 def binding_name(number: str, index: int) -> str:
     """Return the name of a credential's binding. The index counts all bindings of the credential from 0."""
-    return f"{_BINDING_PREFIX}{number}-{index}"
+    return f"{BINDING_PREFIX}{number}-{index}"
 
 
 def binding_number(name: str) -> str | None:
     """Return the credential number in the name of a binding, or None if the name is of another form."""
     found = _BINDING.fullmatch(name)
-    return name[len(_BINDING_PREFIX) :][:NUMBER_DIGITS] if found else None
+    return name[len(BINDING_PREFIX) :][:NUMBER_DIGITS] if found else None
 
 
 def role_bindings_path(namespace: str) -> str:
