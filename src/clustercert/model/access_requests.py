@@ -230,8 +230,8 @@ class AccessRequest:
     ) -> EarlyUseRefusal | None:
         """Return why a pending request can't be used before its approval now; None if it can, or never could.
 
-        A use is the first certificate of a request before its approval. An approval, also a later one, gives the use
-        back. Uses and denials of requests by all rules that offer one of the same groups count.
+        A use is the first certificate of a request before its approval. After an approval, also a later one, the use
+        does not count any more. Uses and denials of requests by all rules that offer one of the same groups count.
 
         Args:
             others: other requests of the same user for the same cluster; requests without a use or a denial within

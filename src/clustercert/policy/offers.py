@@ -74,7 +74,7 @@ class Offer(Section):
         before_approval: whether the access may be used before the approval (break-glass). If the approvals are missing
             after `approve_within`, or somebody denies the request, the access ends at once.
         uses_before_approval: how often a user may use the access to a cluster before the approval within 24 hours, 1 to
-            100. Uses of all rules that offer one of the same groups count. An approval gives the use back.
+            100. Uses of all rules that offer one of the same groups count. Approved uses do not count.
     """
 
     groups: Annotated[GroupList, Field(min_length=1)]
