@@ -313,6 +313,8 @@ def test_a_dry_run_says_what_would_be_issued_and_records_nothing(client: httpx2.
         "organizations": ["clustercert:admins", "clustercert:credential:<number>"],
         "issuer": world.client_ca("plain").subject.rfc4514_string(),
         "key_type": "ec-p256",
+        "credential": "certificate",
+        "left_out": [],
         "access_request": None,
     }
     assert response.headers["Cache-Control"] == "no-store"

@@ -157,7 +157,7 @@ def test_the_openapi_document_says_what_is_asked_and_answered(client: httpx2.Cli
     post = clustercert["post"]
     body = post["requestBody"]["content"]["application/json"]["schema"]
     lifetimes = {"duration", "expire_at", "expires_in", "shorten"}
-    assert {*lifetimes, "csr", "reason", "access_request"} == set(body["properties"])
+    assert {*lifetimes, "csr", "reason", "access_request", "credential"} == set(body["properties"])
     assert set(post["responses"]) >= {"200", "400", "401", "403", "404", "413", "500", "503"}
     assert set(post["responses"]["200"]["content"]) == {"application/json", "application/yaml"}
     assert clustercert["get"]["deprecated"] is True
