@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from clustercert.model import Cluster, ClusterOptions
+from clustercert.model import CertificateRecord, Cluster, ClusterOptions
 from clustercert.store.clusters.registry import ClusterQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.kubernetes.enforcement import MAX_CHANGES, PAGE, RevokedCertificate
@@ -217,3 +217,50 @@ async def registered(queries: ClusterQueries, store: Store, number: int, options
         )
     await queries.add(made, event(), 100)
     return made
+
+
+# Tokens
+
+
+async def test_recently_ended_tokens_of_a_cluster(certificates: CredentialLedger) -> None:
+    async def token(**changed: object) -> CertificateRecord:
+        return await certificates.issue(kind="token", **changed)
+
+    before = await token()
+    await certificates.revoke(before)
+    generation = await certificates.queries.newest()
+    live, over, own = await token(), await token(not_after=NOW), await token()
+    long_over = await token(not_after=NOW - timedelta(minutes=5))
+    of_user, elsewhere = await token(user_id="u"), await token(cluster_id=THERE, user_id="u")
+    certificate = await certificates.issue(user_id="u")
+    for revoked in (own, long_over, elsewhere):
+        await certificates.revoke(revoked)
+    await certificates.revoke(user_id="u")
+    later = await token(user_id="u")
+    queries, since = certificates.queries, NOW - timedelta(minutes=1)
+    found = await queries.ended_tokens(HERE, generation, since, NOW)
+    assert sorted(found) == sorted(each.credential_number for each in (over, own, of_user))
+    numbers = [
+        each.credential_number for each in (before, live, over, own, of_user, elsewhere, certificate, later)
+    ]
+    states = await queries.token_states(numbers, NOW)
+    assert {number for number, is_ended in states.items() if not is_ended} == {
+        live.credential_number,
+        later.credential_number,
+    }
+    assert set(numbers) - states.keys() == {certificate.credential_number}
+    newest = await queries.newest()
+    assert await queries.ended_tokens(HERE, newest, NOW, NOW) == ()
+    await certificates.revoke(cluster_id=HERE)
+    assert set(await queries.ended_tokens(HERE, newest, NOW, NOW)) == {
+        each.credential_number for each in (before, live, own, of_user, later)
+    }
+    assert await queries.expired_clusters(since, NOW) == frozenset({HERE})
+    assert await queries.expired_clusters(NOW, NOW + timedelta(minutes=1)) == frozenset()
+
+
+async def test_expired_certificates_are_not_expired_tokens(certificates: CredentialLedger) -> None:
+    await certificates.issue(not_after=NOW)
+    before = NOW - timedelta(seconds=1)
+    assert await certificates.queries.expired_clusters(before, NOW) == frozenset()
+    assert await certificates.queries.ended_tokens(HERE, 0, before, NOW) == ()

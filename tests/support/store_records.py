@@ -65,12 +65,13 @@ async def new_user(database: Database) -> str:
     return user
 
 
-async def register_cluster(database: Database, store: Store) -> Cluster:
-    """The sample cluster, with the project that it belongs to."""
+async def register_cluster(database: Database, store: Store, registered: Cluster | None = None) -> Cluster:
+    """A cluster, by default the sample cluster, with the project that it belongs to."""
     store.execute("INSERT INTO domain (id, name, enabled) VALUES ('d', 'd', true)")
     store.execute(
         "INSERT INTO project (id, domain_id, name, description, enabled, labels)"
         f" VALUES ('{PROJECT_ID}', 'd', 'p', '', true, '{{}}')"
     )
-    await ClusterQueries(database).add(cluster(), event("cluster.added"), 1)
-    return cluster()
+    registered = registered or cluster()
+    await ClusterQueries(database).add(registered, event("cluster.added"), 1)
+    return registered

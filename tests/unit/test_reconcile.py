@@ -3,12 +3,14 @@
 import asyncio
 import itertools
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import cast
 
 import pytest
 
 from clustercert.kube_api import ApiServerRefused
 from clustercert.kubernetes.reconcile import (
+    EXPIRY_SECONDS,
     LONGEST_RETRY_SECONDS,
     MAX_AT_ONCE,
     MAX_RETRIED_AT_ONCE,
@@ -40,6 +42,7 @@ class World:
         finished: ids of the clusters with successful syncs.
         hold: syncs wait for this event, if there is one.
         remembered: the clusters that were not forgotten, each time.
+        ends: clusters with the time when a token's validity ends.
     """
 
     clusters: dict[str, Cluster] = field(default_factory=dict)
@@ -53,6 +56,8 @@ class World:
     remembered: list[frozenset[str]] = field(default_factory=list)
     too_many: bool = False
     away: bool = False
+    ends: list[tuple[Cluster, datetime]] = field(default_factory=list)
+    now: datetime = NOW
 
     async def newest(self) -> int:
         return self.generation
@@ -65,8 +70,15 @@ class World:
         found = frozenset(cluster_id for changed, cluster_id in self.changes if changed > since)
         return AffectedClusters(found, max((changed for changed, _ in self.changes), default=since))
 
+    async def expired_clusters(self, since: datetime, now: datetime) -> frozenset[str]:
+        return frozenset(where.id for where, at in self.ends if since < at <= now)
+
     async def enforced(self, after: str, limit: int) -> tuple[Cluster, ...]:
-        wanted = (known for known in self.clusters.values() if known.options != ClusterOptions())
+        wanted = (
+            known
+            for known in self.clusters.values()
+            if known.options != ClusterOptions() or known.credential_kind == "token"
+        )
         return tuple(known for known in sorted(wanted, key=lambda known: known.id) if known.id > after)[
             :limit
         ]
@@ -97,7 +109,7 @@ def reconciler(world: World) -> Reconciler:
         sync=world.sync,
         forget_others=world.remembered.append,
         generation=lambda: world.generation,
-        now=lambda: NOW,
+        now=lambda: world.now,
         clock=lambda: world.time,
     )
 
@@ -405,3 +417,33 @@ async def test_finishing_cancels_syncs_that_take_too_long(world: World) -> None:
     async with asyncio.timeout(SECONDS):
         await one.finish()
     assert (world.finished, one._running) == ([], {})
+
+
+# Tokens
+
+
+async def test_a_cluster_is_synced_within_a_second_after_a_token_has_ended(world: World) -> None:
+    tokens = replace(named(1, ClusterOptions()), signer="token")
+    world.add(tokens, named(2))
+    one = reconciler(world)
+    await turn(one)
+    # Issued after the sweep.
+    world.ends.append((tokens, NOW + timedelta(seconds=7)))
+    world.done.clear()
+    world.time, world.now = world.time + 6.5, NOW + timedelta(seconds=6.5)
+    await turn(one)
+    assert world.done == []
+    world.time, world.now = world.time + EXPIRY_SECONDS, NOW + timedelta(seconds=7.5)
+    await turn(one)
+    assert world.done == [tokens.id]
+
+
+async def test_without_clusters_of_tokens_nobody_asks_for_the_ends_of_tokens(world: World) -> None:
+    world.add(named(1))
+    one = reconciler(world)
+    await turn(one)
+    world.ends.append((named(1), NOW + timedelta(seconds=7)))
+    world.done.clear()
+    world.time, world.now = world.time + 8, NOW + timedelta(seconds=8)
+    await turn(one)
+    assert world.done == []

@@ -32,6 +32,8 @@ logger = structlog.get_logger()
 
 INTERVAL = 0.25
 SWEEP_SECONDS = 60.0
+# How often to look for tokens whose validity has ended. A token may be valid in Kubernetes for longer.
+EXPIRY_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
 MAX_AT_ONCE = 16
@@ -46,6 +48,8 @@ class EnforcementFeed(Protocol):
     async def newest(self) -> int: ...
 
     async def affected_clusters(self, since: int, now: datetime) -> AffectedClusters: ...
+
+    async def expired_clusters(self, since: datetime, now: datetime) -> frozenset[str]: ...
 
 
 class EnforcedClusters(Protocol):
@@ -101,6 +105,9 @@ class Reconciler:
     _seen: int = -1
     _generation_read: int = -1
     _swept_at: float = float("-inf")
+    _has_tokens: bool = False
+    _expired_until: datetime | None = None
+    _expiry_read_at: float = float("-inf")
 
     async def step(self) -> float:
         """Start to synchronize clusters that are due. Returns the seconds until the next step. Raises Unavailable."""
@@ -117,6 +124,7 @@ class Reconciler:
                 self._seen = touched.newest
         # Set the generation only after all reads succeeded, so that the next step repeats a failed read.
         self._generation_read = generation
+        await self._mark_expired()
         await self._start_due()
         return INTERVAL
 
@@ -131,6 +139,7 @@ class Reconciler:
         self._running.clear()
         self._due.clear()
         self._swept_at = float("-inf")
+        self._expired_until = None
         self._count_failing()
         self.forget_others(frozenset())
 
@@ -138,14 +147,25 @@ class Reconciler:
         """Mark every cluster with enforcement options as due."""
         newest = await self.feed.newest()
         enforced: set[str] = set()
-        after = ""
+        has_tokens, after = False, ""
         while page := await self.clusters.enforced(after, _PAGE):
             for cluster in page:
                 self._mark(cluster.id, urgent=False)
                 enforced.add(cluster.id)
+                has_tokens = has_tokens or cluster.credential_kind == "token"
             after = page[-1].id
         self.forget_others(frozenset(enforced))
-        self._seen, self._swept_at = newest, self.clock()
+        self._seen, self._swept_at, self._has_tokens = newest, self.clock(), has_tokens
+
+    async def _mark_expired(self) -> None:
+        """Mark the clusters with tokens whose validity has ended since the last time."""
+        if not self._has_tokens or self.clock() - self._expiry_read_at < EXPIRY_SECONDS:
+            return
+        now = self.now()
+        if self._expired_until is not None:
+            for cluster_id in await self.feed.expired_clusters(self._expired_until, now):
+                self._mark(cluster_id, urgent=True)
+        self._expired_until, self._expiry_read_at = now, self.clock()
 
     def _mark(self, cluster_id: str, *, urgent: bool) -> None:
         now = self.clock()
@@ -162,7 +182,7 @@ class Reconciler:
             return
         for cluster in await self.clusters.clusters_with_ids(chosen):
             due = self._due.pop(cluster.id)
-            if cluster.options.admission or cluster.options.credential_roles is not None:
+            if _is_enforced_inside(cluster):
                 task = asyncio.create_task(self._bring_up_to_date(cluster, due))
                 self._running[cluster.id] = due, task
         for removed in chosen & self._due.keys():
@@ -203,6 +223,12 @@ class Reconciler:
         # Clusters that are being retried count as failing.
         failing |= {cluster_id for cluster_id, (due, _) in self._running.items() if due.failures}
         metrics.ENFORCEMENT_FAILING.set(len(failing))
+
+
+def _is_enforced_inside(cluster: Cluster) -> bool:
+    """Whether the service changes objects in the cluster. `store.clusters.registry` has the same condition."""
+    options = cluster.options
+    return options.admission or options.credential_roles is not None or cluster.credential_kind == "token"
 
 
 def _log(cluster: Cluster, due: _Due, failure: Exception) -> None:

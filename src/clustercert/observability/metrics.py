@@ -160,7 +160,7 @@ for _refusal in get_args(AuditBatchRefusal):
 
 ENFORCEMENTS = Counter(
     "clustercert_enforcements",
-    "Operations on API servers (bind, unbind, bindings or admission): done, or the name of the error",
+    "Operations on API servers (bind, unbind, bindings, admission or tokens): done, or the name of the error",
     ["what", "outcome"],
 )
 ENFORCEMENT_SECONDS = Histogram(
@@ -176,6 +176,21 @@ ENFORCEMENT_FAILING = Gauge(
 ENFORCEMENT_LEFT_OUT = Gauge(
     "clustercert_enforcement_left_out",
     "Ids of revoked certificates that do not fit into the ConfigMaps of their clusters",
+    multiprocess_mode="livemostrecent",
+)
+TOKEN_CLUSTERS_STOPPED = Gauge(
+    "clustercert_token_clusters_stopped",
+    "Clusters that get no tokens because a look at the cluster found a problem; `cluster_tokens.stopped` names it",
+    multiprocess_mode="livemostrecent",
+)
+TOKEN_OBJECTS_FOREIGN = Gauge(
+    "clustercert_token_objects_foreign",
+    "Objects that the service did not create, but that affect the accounts of credentials; at most 100 for a cluster",
+    multiprocess_mode="livemostrecent",
+)
+TOKENS_UNKNOWN = Gauge(
+    "clustercert_tokens_unknown",
+    "Credentials in clusters that are not in the ledger, and that wait for an operator to confirm their deletion",
     multiprocess_mode="livemostrecent",
 )
 

@@ -302,6 +302,10 @@ client_ca = table(
     Column("not_after", Utc, nullable=True),
     # Why the cluster gets no tokens now, as the last look at the cluster found; NULL if nothing is wrong.
     Column("problem", Text, nullable=True),
+    # How many of the cluster's tokens are not in the ledger, and wait for an operator to confirm their deletion; and
+    # for how many an operator has confirmed it.
+    Column("unknown_tokens", Integer, nullable=True),
+    Column("unknown_confirmed", Integer, nullable=True),
     # An index for the metric of the first CA that expires.
     Index(None, "state", "not_after"),
 )

@@ -41,10 +41,11 @@ from clustercert.kubernetes.bindings import Bindings
 from clustercert.kubernetes.ca_proof import CaProver
 from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.kubernetes.reconcile import Reconciler, Sync
+from clustercert.kubernetes.token_sync import TokenSync
 from clustercert.kubernetes.webhook import Webhook
 from clustercert.limits.issuing import IssuingRates, LimitedIssuance, LiveQuota, UserRates
 from clustercert.limits.revoking import RevocationRates
-from clustercert.model import Actor, utc_now
+from clustercert.model import Actor, Cluster, utc_now
 from clustercert.model.errors import KeysUnavailable
 from clustercert.observability.tracing import Tracer
 from clustercert.pki.key_generator import new_key_generator
@@ -404,13 +405,30 @@ def _notification(components: Components) -> list[PeriodicWork]:
 
 
 def _enforcement(components: Components) -> PeriodicWork:
-    generation = components.database.generation
-    sync = Sync(components.enforcement, components.connections, components.database.record, utc_now)
+    database = components.database
+    generation = database.generation
+    certificates = Sync(components.enforcement, components.connections, database.record, utc_now)
+    tokens = TokenSync(
+        components.enforcement,
+        SigningClusterQueries(database),
+        components.connections,
+        database.record,
+        lambda: generation.value,
+        utc_now,
+    )
+
+    async def sync(cluster: Cluster) -> None:
+        await (tokens if cluster.credential_kind == "token" else certificates).sync_cluster(cluster)
+
+    def forget_others(cluster_ids: frozenset[str]) -> None:
+        certificates.forget_others(cluster_ids)
+        tokens.forget_others(cluster_ids)
+
     reconciler = Reconciler(
         feed=components.enforcement,
         clusters=components.clusters.queries,
-        sync=sync.sync_cluster,
-        forget_others=sync.forget_others,
+        sync=sync,
+        forget_others=forget_others,
         generation=lambda: generation.value,
         now=utc_now,
     )

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -314,10 +315,13 @@ def _holds(selector: str, values: Mapping[str, str]) -> bool:
 
 
 def _parts(selector: str) -> Sequence[str]:
-    return [part.strip() for part in selector.split(",") if part.strip()]
+    # A comma in parentheses separates the values of `in`.
+    return [part.strip() for part in re.split(r",(?![^(]*\))", selector) if part.strip()]
 
 
 def _holds_one(part: str, values: Mapping[str, str]) -> bool:
+    if (listed := re.fullmatch(r"(\S+) in \(([^)]*)\)", part)) is not None:
+        return values.get(listed[1]) in {text.strip() for text in listed[2].split(",")}
     if "!=" in part:
         key, _, text = part.partition("!=")
         return values.get(key) != text

@@ -81,6 +81,12 @@ _SENTENCES = {
     "cluster_certificates.approved": "{username} approved client certificates in the API of {cluster}",
     "audit_batch.refused": "A batch of audit events of {cluster} was not read completely: {reason}",
     "enforcement.overflowed": "{left_out} revoked certificates are too many for the ConfigMap of {cluster}",
+    "cluster_tokens.stopped": "{cluster} gets no tokens: {problem}",
+    "cluster_tokens.resumed": "{cluster} gets tokens again",
+    "cluster_tokens.foreign": "{cluster} has objects of others that affect the accounts of credentials: {objects}",
+    "cluster_tokens.unknown": "{unknown} credentials in {cluster} are not in the ledger, and {known} are",
+    "cluster_tokens.deletion_confirmed": "{actor} confirmed the deletion of {unknown} credentials in {cluster} that"
+    " are not in the ledger",
     "certificate.mismatch": "A stored certificate for {cluster} is not as it was issued: {problems}",
     "audit_log.begun": "The audit log {subject} began",
 }

@@ -253,6 +253,70 @@ class EnforcementOverflowed(AuditEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterTokensStopped(AuditEvent):
+    """A look at a cluster found a reason to issue no tokens for it. Revoking goes on. The subject is the cluster's id.
+
+    Attributes:
+        problem: what is wrong, and what the operator does.
+    """
+
+    kind: Literal["cluster_tokens.stopped"] = "cluster_tokens.stopped"
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterTokensResumed(AuditEvent):
+    """A look at a cluster found no reason any more to issue no tokens for it. The subject is the cluster's id."""
+
+    kind: Literal["cluster_tokens.resumed"] = "cluster_tokens.resumed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterTokensForeign(AuditEvent):
+    """A cluster has objects that this service did not create, but that affect the accounts of credentials.
+
+    They lie in the namespace of these accounts, or give them rights. The service does not change them. Recorded once
+    for each change. The subject is the cluster's id.
+
+    Attributes:
+        objects: kind, namespace and name of each object; at most 100.
+    """
+
+    kind: Literal["cluster_tokens.foreign"] = "cluster_tokens.foreign"
+    objects: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterTokensUnknown(AuditEvent):
+    """So many credentials of a cluster are not in the ledger that the database may be an old copy.
+
+    The service deletes none of these credentials until an operator confirms it. The subject is the cluster's id.
+
+    Attributes:
+        unknown: number of credentials in the cluster that are not in the ledger.
+        known: number of credentials in the cluster that are in the ledger.
+    """
+
+    kind: Literal["cluster_tokens.unknown"] = "cluster_tokens.unknown"
+    unknown: int
+    known: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterTokensDeletionConfirmed(AuditEvent):
+    """An operator confirmed that the service may delete a cluster's credentials that are not in the ledger.
+
+    The subject is the cluster's id.
+
+    Attributes:
+        unknown: number of these credentials.
+    """
+
+    kind: Literal["cluster_tokens.deletion_confirmed"] = "cluster_tokens.deletion_confirmed"
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateMismatch(AuditEvent):
     """A stored certificate does not match its row, its CA or the policy.
 

@@ -16,6 +16,7 @@ _certificate, _revocation = tables.certificate, tables.revocation
 # If more revocations than this have changed, every cluster is checked, and not only the affected clusters.
 MAX_CHANGES = 1000
 PAGE = 1000
+_TOKEN = "token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,57 @@ class EnforcementQueries(Queries):
         ended = or_(_certificate.c.not_after <= now, is_revoked()).label("ended")
         query = select(_certificate.c.fingerprint, ended).where(_certificate.c.fingerprint.in_(fingerprints))
         return {row.fingerprint: bool(row.ended) for row in await self._rows(query)}
+
+    async def expired_clusters(self, since: datetime, now: datetime) -> frozenset[str]:
+        """Return the clusters with tokens whose validity has ended since a time."""
+        over = and_(_certificate.c.not_after > since, _certificate.c.not_after <= now)
+        query = select(_certificate.c.cluster_id).where(_certificate.c.kind == _TOKEN, over)
+        return frozenset(row.cluster_id for row in await self._rows(query.distinct()))
+
+    async def ended_tokens(
+        self, cluster_id: str, generation: int, since: datetime, now: datetime
+    ) -> tuple[str, ...]:
+        """Return the credential numbers of a cluster's tokens that have ended recently.
+
+        Args:
+            generation: return the tokens of revocations that were made or undone after this generation.
+            since: return the tokens whose validity has ended after this time.
+        """
+        not_after = _certificate.c.not_after
+        own = select(_revocation.c.fingerprint).where(
+            _revocation.c.changed > generation, _revocation.c.fingerprint.is_not(None)
+        )
+        wider = (
+            select(_revocation.c.id)
+            .where(
+                _revocation.c.changed > generation,
+                _revocation.c.user_id.in_((_certificate.c.user_id, "")),
+                _revocation.c.cluster_id.in_((_certificate.c.cluster_id, "")),
+                revoked_later(),
+            )
+            .correlate(_certificate)
+            .exists()
+        )
+        is_ended = or_(
+            not_after <= now,
+            and_(_certificate.c.revoked_at.is_not(None), _certificate.c.fingerprint.in_(own)),
+            wider,
+        )
+        query = select(_certificate.c.credential_number).where(
+            _certificate.c.cluster_id == cluster_id,
+            not_after > since,
+            _certificate.c.kind == _TOKEN,
+            is_ended,
+        )
+        return tuple(row.credential_number for row in await self._rows(query))
+
+    async def token_states(self, numbers: Collection[str], now: datetime) -> dict[str, bool]:
+        """Return, for each credential number of a token in the ledger, whether the token is revoked or has ended."""
+        ended = or_(_certificate.c.not_after <= now, is_revoked()).label("ended")
+        query = select(_certificate.c.credential_number, ended).where(
+            _certificate.c.credential_number.in_(numbers), _certificate.c.kind == _TOKEN
+        )
+        return {row.credential_number: bool(row.ended) for row in await self._rows(query)}
 
     async def is_revoked(self, fingerprint: bytes) -> bool:
         """Whether the certificate is in the ledger and revoked."""

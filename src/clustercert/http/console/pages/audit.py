@@ -47,6 +47,7 @@ KINDS = (
     ("cluster.revoked", "All certificates of a cluster revoked"),
     ("access_request.*", "Access requests"),
     ("credential.*", "Suspicious use of certificates"),
+    ("cluster_tokens.*", "Clusters whose credentials are tokens"),
     ("ca_rotation.*", "Rotations of client CAs"),
     ("session.*", "Logins to the console"),
     ("authentication.failed", "Failed logins"),
@@ -97,6 +98,9 @@ ALERTS = (
     "certificate.mismatch",
     "certificate.failed",
     "ca_rotation.proof_lost",
+    "cluster_tokens.foreign",
+    "cluster_tokens.stopped",
+    "cluster_tokens.unknown",
 )
 
 

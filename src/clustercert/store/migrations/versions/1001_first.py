@@ -256,6 +256,8 @@ def _create_clusters() -> None:
         sa.Column("not_before", _UTC, nullable=True),
         sa.Column("not_after", _UTC, nullable=True),
         sa.Column("problem", sa.Text(), nullable=True),
+        sa.Column("unknown_tokens", sa.Integer(), nullable=True),
+        sa.Column("unknown_confirmed", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_client_ca"),
         sa.ForeignKeyConstraint(["cluster_id"], ["cluster.id"], name="fk_client_ca_cluster_id_cluster"),
     )

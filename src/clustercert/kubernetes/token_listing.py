@@ -1,0 +1,312 @@
+"""Reads and deletes the objects of credentials that are tokens: service accounts and their bindings.
+
+Nothing that an API server sends makes a list longer than `MAX_PAGES` pages. Only objects with this service's name,
+labels and subject count as its own; other objects are only reported.
+"""
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, printable
+from clustercert.model import JsonObject
+from clustercert.model.errors import ClustercertError, RemoteFailed, Unavailable
+from clustercert.model.group_roles import RoleGrant
+from clustercert.model.kubernetes import CREDENTIAL_LABEL, SERVICE_ACCOUNT_PREFIX, USERS_NAMESPACE
+from clustercert.model.token_objects import (
+    ACCOUNTS_PATH,
+    CLUSTER_ROLE_BINDINGS_PATH,
+    account_number,
+    binding_number,
+    labels,
+    role_bindings_path,
+    selector,
+)
+
+PAGE = 250
+# 100,000 objects of each list: more than a cluster has credentials. Without a limit, a hostile API server could send
+# pages forever.
+MAX_PAGES = 400
+MAX_SECONDS = 240.0
+# The number of foreign objects that are reported by name.
+MAX_FOREIGN = 100
+# The number of credentials in one label selector. A number has 40 digits, so the selector has about 2 KB.
+MAX_SELECTED = 50
+# The number of simultaneous requests to an API server.
+_AT_ONCE = 8
+_MAX_NAME = 253
+# Kubernetes creates this account in each namespace.
+_DEFAULT_ACCOUNT = "default"
+_USERS_GROUP = f"system:serviceaccounts:{USERS_NAMESPACE}"
+_USERS_PREFIX = f"{SERVICE_ACCOUNT_PREFIX}{USERS_NAMESPACE}:"
+
+Between = Callable[[], Awaitable[None]]
+
+
+async def nothing_between() -> None:
+    """Do nothing between two requests."""
+
+
+@dataclass(slots=True)
+class TokenListing:
+    """The objects of credentials in a cluster.
+
+    Attributes:
+        bindings, accounts: credential number -> paths of the objects.
+        foreign: other objects that give rights to accounts of the namespace of users, or that lie there; at most
+            `MAX_FOREIGN` names.
+        other_accounts: the credential numbers in the names of accounts that lack this service's labels.
+        problem: why the lists are not complete, for the operator; None if they are.
+        has_all_accounts: whether no account is missing in `accounts`.
+    """
+
+    bindings: dict[str, list[str]] = field(default_factory=dict)
+    accounts: dict[str, list[str]] = field(default_factory=dict)
+    foreign: set[str] = field(default_factory=set)
+    other_accounts: set[str] = field(default_factory=set)
+    problem: str | None = None
+    has_all_accounts: bool = True
+
+    @property
+    def numbers(self) -> set[str]:
+        """The numbers of all credentials with an object in the cluster."""
+        return self.accounts.keys() | self.bindings.keys()
+
+    def add_account(self, item: Mapping[str, Any], installation: str) -> None:
+        """Add an account of the namespace of users."""
+        name, its_labels = _named(item)
+        number = account_number(name)
+        if number is not None and _has_labels(its_labels, installation, number):
+            self.accounts.setdefault(number, []).append(f"{ACCOUNTS_PATH}/{name}")
+        elif name != _DEFAULT_ACCOUNT:
+            if number is not None:
+                self.other_accounts.add(number)
+            self._report("ServiceAccount", USERS_NAMESPACE, name)
+
+    def add_binding(self, item: Mapping[str, Any], installation: str, namespace: str) -> None:
+        """Add a binding of a namespace, or if the namespace is empty, of the whole cluster."""
+        name, its_labels = _named(item)
+        subjects = item.get("subjects") or []
+        number = binding_number(name)
+        if (
+            number is not None
+            and _has_labels(its_labels, installation, number)
+            and len(subjects) == 1
+            and _is_account_of(subjects[0], number)
+        ):
+            path = role_bindings_path(namespace) if namespace else CLUSTER_ROLE_BINDINGS_PATH
+            self.bindings.setdefault(number, []).append(f"{path}/{name}")
+        elif any(map(_points_to_users, subjects)):
+            self._report("RoleBinding" if namespace else "ClusterRoleBinding", namespace, name)
+
+    def _report(self, kind: str, namespace: str, name: str) -> None:
+        if len(self.foreign) < MAX_FOREIGN:
+            self.foreign.add(f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}")
+
+
+async def list_all(
+    api: KubeApi, installation: str, namespaces: Iterable[str], between: Between = nothing_between
+) -> TokenListing:
+    """List the objects of all credentials.
+
+    Raises RemoteFailed or Unavailable if the accounts or the bindings of the whole cluster can't be read. A namespace
+    whose bindings can't be read is named in `TokenListing.problem`.
+
+    Args:
+        namespaces: the namespaces with bindings.
+        between: called between two requests.
+    """
+    found = TokenListing()
+    try:
+        async with asyncio.timeout(MAX_SECONDS):
+            # First the bindings: an account is created before its bindings. So a binding of this list whose account is
+            # not in the next list has no account any more.
+            for namespace in ("", *sorted(namespaces)):
+                await _add_bindings(api, found, installation, namespace, {}, between)
+            found.has_all_accounts = await _add_accounts(api, found, installation, {}, between)
+    except TimeoutError as error:
+        raise Unavailable(
+            f"The cluster's API server took more than {MAX_SECONDS:.0f} seconds to list the objects of credentials."
+        ) from error
+    return found
+
+
+async def list_some(
+    api: KubeApi, installation: str, namespaces: Iterable[str], numbers: Sequence[str]
+) -> TokenListing:
+    """List the objects of at most `MAX_SELECTED` credentials, found by their labels. Raises as `list_all`."""
+    found = TokenListing()
+    chosen = {"labelSelector": f"{selector(installation)},{CREDENTIAL_LABEL} in ({','.join(numbers)})"}
+    await in_parallel(
+        lambda namespace: _add_bindings(api, found, installation, namespace, chosen),
+        ("", *sorted(namespaces)),
+    )
+    found.has_all_accounts = await _add_accounts(api, found, installation, chosen)
+    return found
+
+
+async def delete(
+    api: KubeApi, found: TokenListing, numbers: Iterable[str], between: Between = nothing_between
+) -> int:
+    """Delete the bindings and then the accounts of credentials. Returns the number of accounts.
+
+    If an object can't be deleted, deletes the others, and then raises RemoteFailed. Raises Unavailable at once.
+    """
+    chosen = list(numbers)
+    bindings = [path for number in chosen for path in found.bindings.get(number, ())]
+    accounts = [path for number in chosen for path in found.accounts.get(number, ())]
+    failure: RemoteFailed | None = None
+    for paths in (bindings, accounts):
+        try:
+            await in_parallel(api.delete, paths, between)
+        except RemoteFailed as error:
+            # Without its account, a binding gives no rights.
+            failure = error
+    if failure is not None:
+        raise failure
+    return len(accounts)
+
+
+def mapped_namespaces(group_roles: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """Return the namespaces in which a cluster's `group_roles` bind roles."""
+    roles = (RoleGrant.parse(text) for texts in group_roles.values() for text in texts)
+    return frozenset(role.namespace for role in roles if role.namespace)
+
+
+async def in_parallel(
+    work: Callable[[str], Awaitable[None]], items: Sequence[str], between: Between = nothing_between
+) -> None:
+    """Do the work for all items, a few at once.
+
+    Raises Unavailable at once. After another error, does the work for the other items, and then raises the error.
+    """
+    failure: BaseException | None = None
+    for start in range(0, len(items), _AT_ONCE):
+        results = await asyncio.gather(
+            *map(work, items[start : start + _AT_ONCE]),
+            return_exceptions=True,
+        )
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for each in failures:
+            if not isinstance(each, ClustercertError) or isinstance(each, Unavailable):
+                raise each
+        failure = failure or next(iter(failures), None)
+        await between()
+    if failure is not None:
+        raise failure
+
+
+async def _add_accounts(
+    api: KubeApi,
+    found: TokenListing,
+    installation: str,
+    chosen: Mapping[str, str],
+    between: Between = nothing_between,
+) -> bool:
+    """Add accounts. Returns whether these are all."""
+    add = functools.partial(found.add_account, installation=installation)
+    is_complete = await _add_pages(api, ACCOUNTS_PATH, chosen, add, between)
+    if not is_complete:
+        found.problem = found.problem or _too_many(f"accounts in {USERS_NAMESPACE}")
+    return is_complete
+
+
+async def _add_bindings(
+    api: KubeApi,
+    found: TokenListing,
+    installation: str,
+    namespace: str,
+    chosen: Mapping[str, str],
+    between: Between = nothing_between,
+) -> None:
+    path = role_bindings_path(namespace) if namespace else CLUSTER_ROLE_BINDINGS_PATH
+    add = functools.partial(found.add_binding, installation=installation, namespace=namespace)
+    try:
+        is_complete = await _add_pages(api, path, chosen, add, between)
+    except ApiServerRefused as refused:
+        # An API server answers so, too, after the namespace was deleted.
+        if not namespace or refused.http_status not in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
+            raise
+        found.problem = found.problem or (
+            f"The service's account can't read the RoleBindings of the namespace {namespace}. If the namespace was"
+            " deleted, remove its roles from the cluster's group_roles. Otherwise apply the service's rights again."
+        )
+        return
+    if not is_complete:
+        found.problem = found.problem or _too_many("bindings" + (f" in {namespace}" if namespace else ""))
+
+
+async def _add_pages(
+    api: KubeApi,
+    path: str,
+    chosen: Mapping[str, str],
+    add: Callable[[Mapping[str, Any]], None],
+    between: Between,
+) -> bool:
+    """Add the items of a list. Returns False if the list has more than `MAX_PAGES` pages. Raises RemoteFailed."""
+    pages = 0
+    async for page in _pages(api, path, chosen):
+        try:
+            items: Any = page.get("items") or []
+            for item in items:
+                add(item)
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise RemoteFailed(UNEXPECTED_RESPONSE) from error
+        pages += 1
+        if pages == MAX_PAGES:
+            return not _next_page(page)
+        await between()
+    return True
+
+
+async def _pages(api: KubeApi, path: str, chosen: Mapping[str, str]) -> AsyncIterator[JsonObject]:
+    parameters = {**chosen, "limit": str(PAGE)}
+    while True:
+        page = await api.get(path, parameters)
+        yield page
+        following = _next_page(page)
+        if not following:
+            return
+        parameters = {**parameters, "continue": following}
+
+
+def _next_page(page: JsonObject) -> str:
+    metadata = page.get("metadata")
+    return str(metadata.get("continue") or "") if isinstance(metadata, dict) else ""
+
+
+def _named(item: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    metadata = item["metadata"]
+    name = metadata["name"]
+    if not isinstance(name, str):
+        raise TypeError("a name is no text")
+    return printable(name, _MAX_NAME), metadata.get("labels") or {}
+
+
+def _has_labels(found: Mapping[str, Any], installation: str, number: str) -> bool:
+    return all(found.get(label) == value for label, value in labels(installation, number).items())
+
+
+def _is_account_of(subject: Mapping[str, Any], number: str) -> bool:
+    return (
+        subject.get("kind") == "ServiceAccount"
+        and subject.get("namespace") == USERS_NAMESPACE
+        and account_number(str(subject.get("name"))) == number
+    )
+
+
+def _points_to_users(subject: Mapping[str, Any]) -> bool:
+    kind, name = subject.get("kind"), str(subject.get("name"))
+    if kind == "ServiceAccount":
+        return subject.get("namespace") == USERS_NAMESPACE
+    return name == _USERS_GROUP if kind == "Group" else name.startswith(_USERS_PREFIX)
+
+
+def _too_many(what: str) -> str:
+    return (
+        f"The cluster has more than {MAX_PAGES * PAGE} {what}. Find out who creates them, and delete those that are not"
+        " needed."
+    )
