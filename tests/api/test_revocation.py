@@ -159,6 +159,7 @@ def test_one_certificate_by_fingerprint_or_serial_and_twice_is_once(place: Revoc
         "refuses": "none",
         "within_seconds": None,
         "lacking": None,
+        "does_not_stop": None,
     }
     assert place.post("member", path, {"reason": "unspecified"}).json() == said
     for written in (serial_hex(by_serial.serial_number), serial_hex(by_serial.serial_number).upper()):
@@ -257,7 +258,7 @@ def test_a_user_everywhere_is_for_operators(place: RevocationClient) -> None:
         f"{OWN}/users/{place.user('reader')}/revocations", headers=place.world.people["operator"].headers
     ).json()
     only_new, only_listed = (
-        {"enforced_by": None, "refuses": None, "within_seconds": None, "lacking": None},
+        dict.fromkeys(("enforced_by", "refuses", "within_seconds", "lacking", "does_not_stop")),
         {"user_name": "reader", "user_domain": "tests", "by_name": "tests/operator", "undone_by_name": None}
         | dict.fromkeys(("cluster_name", "project_name", "project_domain")),
     )
@@ -459,6 +460,7 @@ def test_an_operator_undoes(place: RevocationClient) -> None:
         "refuses": "none",
         "within_seconds": None,
         "lacking": None,
+        "does_not_stop": None,
     }
     assert {**said, "undone_at": None, **enforcement} == {
         **made,

@@ -97,3 +97,26 @@ def test_nobody_revokes_a_token_with_a_key(place: Place) -> None:
     answer = place.client.post(path, json={"signature": "AAAA", "reason": "keyCompromise"})
     assert answer.status_code == 401
     assert place.listed(state="live", kind="token") == [("token", "eip")]
+
+
+def test_a_revoked_token_has_no_access_without_a_webhook(place: Place) -> None:
+    report = place.get("admin", place.of_cluster("/access")).json()
+    [user] = report["users"]
+    [credential] = user["credentials"]
+    assert (credential["kind"], credential["has_access"], user["with_access"]) == ("token", True, 1)
+    assert (credential["stopped_by"], credential["ends_by"]) == (["account", "expiry"], "account")
+    assert (credential["refuses"], credential["within_seconds"]) == ("all", 12)
+    assert [(each["name"], each["set_up"]) for each in report["controls"]] == [
+        ("account", True),
+        ("expiry", True),
+    ]
+    assert (report["enforced_by"], report["sees_use_after_revocation"]) == (["account"], False)
+    path = place.of_cluster(f"/certificates/{place.token.fingerprint.hex()}/revoke")
+    made = place.client.post(OWN + path, headers=place.world.people["admin"].headers)
+    assert made.status_code == 200, made.text
+    answer = made.json()
+    assert (answer["enforced_by"], answer["refuses"], answer["lacking"]) == (["account"], "all", None)
+    assert "keep what the service accounts of that namespace can do" in answer["does_not_stop"]
+    report = place.get("admin", place.of_cluster("/access")).json()
+    [user] = report["users"]
+    assert (user["credentials"][0]["state"], user["with_access"]) == ("revoked", 0)

@@ -57,3 +57,17 @@ def test_a_token_is_listed_and_shown_without_a_certificate(shell: Shell) -> None
     table = output("certificate", "show", shell.token.serial)
     assert shell.jti in table
     assert f"member-{shell.token.credential_number}" in table
+
+
+def test_a_revocation_says_how_a_token_ends(shell: Shell) -> None:
+    done = shell.operator.run("certificate", "revoke", shell.jti, "--yes")
+    assert done.code == 0, done.err
+    told = " ".join(done.err.split())
+    assert "loses its rights in about 2 seconds" in told
+    assert "At most 10 seconds after the service account is deleted" in told
+    assert "keep what the service accounts of that namespace can do" in told
+    explained = " ".join(
+        shell.operator.output("certificate", "access", "--cluster", "eip", "--explain").split()
+    )
+    assert "account: The token loses its rights" in explained
+    assert "An open watch continues" in explained

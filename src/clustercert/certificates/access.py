@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from clustercert.certificates.controls import (
-    RESIDUAL_RISKS,
     Control,
     ControlName,
     controls_of,
+    residual_risks,
     use_not_seen,
+    use_of_tokens_not_seen,
 )
 from clustercert.certificates.credential_end import (
     CredentialEnd,
@@ -126,7 +127,8 @@ class AccessReport:
 
     @property
     def residual_risks(self) -> tuple[str, ...]:
-        return RESIDUAL_RISKS if self.use_not_seen is None else (self.use_not_seen, *RESIDUAL_RISKS)
+        risks = residual_risks(self.cluster)
+        return risks if self.use_not_seen is None else (self.use_not_seen, *risks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ class AccessReports:
             group=group,
             search=search,
             with_verifications=with_verifications,
-            webhook="webhook" in set_up,
+            webhook=not set_up.isdisjoint({"webhook", "account"}),
             binding="binding" in set_up,
             used=[each.id for each in used],
             recently_used=[each.id for each in used if is_recent(each.used_after_revocation_at, now)],
@@ -262,7 +264,10 @@ class AccessReports:
     async def use_not_seen(self, cluster: Cluster) -> str | None:
         """Return why use after a revocation is not seen, or `None` if the API server's audit events arrive."""
         contacts = await self.queries.webhook_contacts(cluster.id)
-        return use_not_seen([each.events_at for each in contacts], self.now())
+        events, now = [each.events_at for each in contacts], self.now()
+        if cluster.credential_kind == "token":
+            return use_of_tokens_not_seen(events, now)
+        return use_not_seen(events, now)
 
 
 def _access(

@@ -1,6 +1,7 @@
-"""Controls that stop a revoked certificate from being used in a cluster, and the risks that remain.
+"""Controls that stop a revoked credential from being used in a cluster, and the risks that remain.
 
-Source of the times and risks: measurements with kube-apiserver 1.32 and 1.36, in `docs/kubernetes.md`.
+Source of the times and risks: measurements with kube-apiserver 1.32 and 1.36, in `docs/kubernetes.md`. The API server
+caches a token's authentication for 10 seconds: pkg/kubeapiserver/options/authentication.go, `TokenSuccessCacheTTL`.
 """
 
 from collections.abc import Sequence
@@ -8,21 +9,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
+from clustercert.model.group_roles import CLUSTER_ADMIN, RoleGrant
+from clustercert.model.kubernetes import TOKEN_REFUSED_AFTER
 from clustercert.model.times import is_recent, rfc3339
 
 if TYPE_CHECKING:
     from clustercert.model import Cluster
 
-ControlName = Literal["webhook", "binding", "admission", "ca", "expiry"]
-# Controls that stop a single certificate within seconds.
-FAST_CONTROLS: tuple[ControlName, ...] = ("webhook", "binding", "admission")
+ControlName = Literal["account", "webhook", "binding", "admission", "ca", "expiry"]
+# Controls that stop a single credential within seconds.
+FAST_CONTROLS: tuple[ControlName, ...] = ("account", "webhook", "binding", "admission")
 
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """A way to stop a certificate from being used in a cluster.
+    """A way to stop a credential from being used in a cluster.
 
     Attributes:
+        name: `account` is the deletion of a token's bindings and service account.
         set_up: whether this service is configured to use the control; for the webhook, whether the API server called
             it recently. Only `clustercert kubernetes verify` proves that the control works.
         lacking: a sentence that says what is missing from an unfinished set-up; None if nothing is known to be missing.
@@ -53,13 +57,39 @@ _EXPIRY = Control(
     within="At the certificate's not_after: the API server checks it on each request.",
     does_not_stop="Any use before not_after.",
 )
+_TOKEN_EXPIRY = Control(
+    "expiry",
+    set_up=True,
+    within="At not_after: this service deletes the token's bindings and account then, at the latest. The token itself"
+    " expires then too, or 10 minutes after it was issued if that is later.",
+    does_not_stop="Any use before not_after.",
+)
+ACCOUNT_WITHIN = (
+    "The token loses its rights in about 2 seconds, while this service reaches the API server to delete the token's"
+    " bindings. At most 10 seconds after the service account is deleted, the API server refuses the token itself. This"
+    " needs no webhook."
+)
+"""How fast the revocation of a token takes effect."""
+_HOLDERS_IN_NAMESPACES = (
+    "Holders of a role that can start workloads, create tokens, read Secrets or impersonate accounts in a namespace can"
+    " keep what the service accounts of that namespace can do."
+)
 
 
 def controls_of(cluster: "Cluster", calls: Sequence[datetime | None], now: datetime) -> tuple[Control, ...]:
-    """Return all controls, fastest first, whether set up or not.
+    """Return all controls of the cluster's kind of credential, fastest first, whether set up or not.
 
     `calls` has one entry for each of the cluster's webhook tokens: the time of the last call with this token, or None.
     """
+    if cluster.credential_kind == "token":
+        account = Control(
+            "account",
+            set_up=True,
+            within=ACCOUNT_WITHIN,
+            does_not_stop=" ".join(_kept_by_holders(cluster)),
+            within_seconds=TOKEN_REFUSED_AFTER,
+        )
+        return account, _TOKEN_EXPIRY
     binding = Control(
         "binding",
         # Also true for an empty mapping: new certificates get no bindings, but older certificates may have bindings.
@@ -128,6 +158,60 @@ RESIDUAL_RISKS = (
         " webhook or the audit events reported their certificates."
     ),
 )
+
+
+def residual_risks(cluster: "Cluster") -> tuple[str, ...]:
+    """Return sentences about access that can continue after a credential for the cluster was stopped."""
+    if cluster.credential_kind == "certificate":
+        return RESIDUAL_RISKS
+    return (
+        (
+            "An open watch continues until its own time-out, usually 30 to 60 minutes, even after a revocation or the"
+            " token's expiry. Running exec, attach and port-forward sessions may continue too."
+        ),
+        *_kept_by_holders(cluster),
+        (
+            "Users who may impersonate the service accounts in clustercert-users can act as these accounts until the"
+            " accounts are deleted. `clustercert kubernetes verify` names such users."
+        ),
+        (
+            "While this service does not run or does not reach the API server, it deletes no bindings and accounts. A"
+            " revoked token then works until the token expires."
+        ),
+        (
+            "Bindings and tokens that people created in the cluster themselves are not listed here, and this service"
+            " deletes none of them. Look for RoleBindings and ClusterRoleBindings that the holder created."
+        ),
+        "The user's other credentials stay valid: to stop all of them, revoke the user in the cluster.",
+    )
+
+
+def _kept_by_holders(cluster: "Cluster") -> tuple[str, ...]:
+    """Return sentences about what holders of the mapped roles can keep after their token was revoked."""
+    roles = cluster.options.group_roles
+    admins = sorted(
+        group for group, texts in roles.items() if any(map(_is_cluster_admin, map(RoleGrant.parse, texts)))
+    )
+    if not admins:
+        return (_HOLDERS_IN_NAMESPACES,)
+    return (
+        _HOLDERS_IN_NAMESPACES,
+        f"The role cluster-admin is given to {', '.join(admins)}. Its holders can leave other ways into the cluster.",
+    )
+
+
+def _is_cluster_admin(role: RoleGrant) -> bool:
+    return (role.kind, role.name) == ("ClusterRole", CLUSTER_ADMIN)
+
+
+def use_of_tokens_not_seen(events: Sequence[datetime | None], now: datetime) -> str | None:
+    """Like `use_not_seen`, for a cluster whose credentials are tokens."""
+    if use_not_seen(events, now) is None:
+        return None
+    return (
+        "Uses of tokens are not seen: the API server sends this service no audit events. If you can get the cluster's"
+        " audit log, read it with `clustercert kubernetes import-audit-log`."
+    )
 
 
 def use_not_seen(events: Sequence[datetime | None], now: datetime) -> str | None:

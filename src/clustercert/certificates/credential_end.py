@@ -15,6 +15,7 @@ RefusedRequests = Literal["all", "bound", "writes", "none"]
 """Which requests with revoked certificates the API server refuses: all, only those with certificates that have a
 binding, only those that write, or none."""
 
+_SLOW_CONTROLS: tuple[ControlName, ...] = ("ca", "expiry")
 _MASTERS_LACK = (
     "The API server never asks the webhook about members of system:masters. Replace the client CA."
 )
@@ -27,6 +28,7 @@ class Enforcement:
     Attributes:
         enforced_by: the fast controls that are set up and can stop the certificates, fastest first.
         within_seconds: how long after a revocation the API server refuses; None if it refuses nothing.
+        does_not_stop: a sentence that says what the fastest of these controls does not stop; None without a control.
         lacking: a sentence that says what is missing; None if nothing is known to be missing.
     """
 
@@ -34,6 +36,7 @@ class Enforcement:
     enforced_by: tuple[ControlName, ...]
     within_seconds: int | None
     lacking: str | None
+    does_not_stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ def enforcement_of(controls: Sequence[Control], certificate: CertificateView | N
     ]
     names = tuple(each.name for each in stopping)
     refuses: RefusedRequests = "none"
-    if "webhook" in names or ("binding" in names and certificate is not None):
+    if "webhook" in names or "account" in names or ("binding" in names and certificate is not None):
         refuses = "all"
     elif names:
         refuses = "bound" if "binding" in names else "writes"
@@ -79,7 +82,8 @@ def enforcement_of(controls: Sequence[Control], certificate: CertificateView | N
         refuses,
         names,
         stopping[0].within_seconds if stopping else None,
-        _MASTERS_LACK if certificate is not None and MASTERS in certificate.groups else lacking,
+        _MASTERS_LACK if certificate is not None and _is_of_masters(certificate) else lacking,
+        stopping[0].does_not_stop if stopping else None,
     )
 
 
@@ -92,7 +96,10 @@ def credential_end(certificate: CertificateView, controls: Sequence[Control], no
     return CredentialEnd(
         state=state,
         has_access=not is_stopped or is_recent(used_at, now),
-        stopped_by=(*enforcement.enforced_by, "ca", "expiry"),
+        stopped_by=(
+            *enforcement.enforced_by,
+            *(each.name for each in controls if each.name in _SLOW_CONTROLS),
+        ),
         ends_by=enforcement.enforced_by[0] if enforcement.enforced_by else slow,
         enforcement=enforcement,
         revoked_at=certificate.revoked_at,
@@ -101,9 +108,14 @@ def credential_end(certificate: CertificateView, controls: Sequence[Control], no
     )
 
 
+def _is_of_masters(certificate: CertificateView) -> bool:
+    """Whether the API server sees the certificate's holder in system:masters. No token gives this group."""
+    return certificate.kind == "certificate" and MASTERS in certificate.groups
+
+
 def _stops(control: Control, certificate: CertificateView) -> bool:
     """Whether a control can stop this certificate, if it is set up."""
     # The API server never asks the webhook about members of system:masters, who can also remove the other controls.
-    if MASTERS in certificate.groups:
+    if _is_of_masters(certificate):
         return False
     return control.name != "binding" or certificate.has_only_credential_group

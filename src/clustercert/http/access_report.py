@@ -26,7 +26,7 @@ REFUSES = (
 )
 WITHIN_SECONDS = (
     "How long after a revocation the API server refuses these requests, with the files that `clustercert kubernetes"
-    " setup` writes. Null if it refuses none."
+    " setup` writes; for a token, while this service reaches the API server. Null if it refuses none."
 )
 
 
@@ -48,7 +48,8 @@ class CredentialBody(ResponseBody):
         description=USED_AFTER_REVOCATION,
     )
     groups: list[str] = Field(
-        description="The certificate's groups without the credential group, plus system:authenticated."
+        description="The certificate's groups without the credential group, plus system:authenticated. Of a token: the"
+        " groups whose roles in the cluster it has."
     )
     cluster_role: str | None = Field(
         description="The role bound to the credential group, if the certificate has no other group."

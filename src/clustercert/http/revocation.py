@@ -146,6 +146,9 @@ class RevokedBody(RevocationBody):
     lacking: str | None = Field(
         description="Missing parts of the controls' set-up; null if no part is known to be missing."
     )
+    does_not_stop: str | None = Field(
+        description="What the fastest control does not stop. Null without a control, and like `enforced_by`."
+    )
 
 
 class RevocationPreviewBody(ResponseBody):
@@ -452,7 +455,7 @@ async def _revoked(call: Call, revocation: Revocation) -> Response:
     _log(call.request, revocation)
     recorder = call.services.revocation.recorder
     enforcement = await _enforcement(call.services, revocation)
-    names = ("enforced_by", "refuses", "within_seconds", "lacking")
+    names = ("enforced_by", "refuses", "within_seconds", "lacking", "does_not_stop")
     body = RevokedBody.render(
         revocation,
         can_be_undone=recorder.can_undo(revocation),

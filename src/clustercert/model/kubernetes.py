@@ -57,11 +57,19 @@ ACCESS_NAMESPACE = "clustercert-access"
 ISSUER_ACCOUNT = "issuer"
 """The name of this service's own service account in `ACCESS_NAMESPACE`."""
 
+TOKEN_REFUSED_AFTER = 12
+"""How many seconds after its revocation a token is refused at the latest: about 2 until its account is deleted, and 10
+because the API server caches the result of a token's authentication. Source: measured with kube-apiserver 1.36;
+pkg/kubeapiserver/options/authentication.go, `TokenSuccessCacheTTL`."""
+
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 """The prefix of a service account's user name. Namespace and name follow, with a colon between them."""
 
 ISSUER_USER = f"{SERVICE_ACCOUNT_PREFIX}{ACCESS_NAMESPACE}:{ISSUER_ACCOUNT}"
 """The user name of this service's own service account."""
+
+USERS_PREFIX = f"{SERVICE_ACCOUNT_PREFIX}{USERS_NAMESPACE}:"
+"""The prefix of the user names of the service accounts of credentials. The account's name follows."""
 
 INSTALLATION_LABEL = "clustercert/installation"
 """The label that names the installation of this service to which an object belongs, see `installation_id`."""

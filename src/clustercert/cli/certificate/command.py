@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import typer
 
+from clustercert.certificates.controls import ACCOUNT_WITHIN
 from clustercert.cli.certificate import access
 from clustercert.cli.commands import on_service
 from clustercert.cli.credential.access_request import full_id
@@ -318,7 +319,8 @@ def revoke(
     if note_text is not None:
         body["note"] = note_text
     made = client.post(found.path, body)
-    enforcement = {name: made.pop(name) for name in ("enforced_by", "refuses", "within_seconds", "lacking")}
+    names = ("enforced_by", "refuses", "within_seconds", "lacking", "does_not_stop")
+    enforcement = {name: made.pop(name) for name in names}
     show_one(with_times(made), output, name="id")
     print_note(found.done)
     print_note(_effect(enforcement, found.cluster) + _undo_hint(client, made))
@@ -500,6 +502,8 @@ def _effect(enforcement: "JsonObject", cluster: object) -> str:
             f"Revoked, but the cluster {cluster} does not enforce this: it accepts the certificate until "
             f"expiry. {lacking}"
         )
+    if "account" in names:
+        return f"Revoked in the cluster {cluster}. {ACCOUNT_WITHIN} {enforcement['does_not_stop']}"
     effect = f"refuses it within seconds ({' and '.join(names)})"
     if refuses == "writes":
         effect = "refuses its writes within seconds (admission), but still allows it to read until expiry"

@@ -50,7 +50,9 @@ class AccessFilter:
         group: a Kubernetes group that the API server sees.
         search: a part of a user's name or of a group, in upper or lower case.
         with_verifications: whether to report the certificates that verify clusters and client CAs.
-        webhook, binding: whether this control stops revoked certificates in the cluster.
+        webhook: whether the webhook, or the deletion of the accounts of tokens, stops revoked credentials in the
+            cluster.
+        binding: whether the deletion of bindings stops revoked certificates in the cluster.
         used: the ids of certificates that were used after their revocation, which are always reported.
         recently_used: those of `used` that give access, because an API server allowed their use within the last day.
     """
