@@ -334,7 +334,7 @@ def test_certificates_can_be_embedded(desk: Desk) -> None:
 
     done = desk.user.run("kubeconfig", "unmerge", desk.first)
     assert "no current context" in done.stderr
-    assert "config.clustercert-backup still has private keys" in done.stderr
+    assert "config.clustercert-backup still has private keys or tokens" in done.stderr
     assert not desk.read()["current-context"]
 
 
@@ -644,7 +644,7 @@ def test_certificate_files_are_renewed_and_removed(own_desk: Desk) -> None:
 
     logout = own_desk.user.run("logout")
     assert logout.returncode == 0
-    assert f"Certificate files with private keys remain in {path.parent}" in logout.stderr
+    assert f"Files with private keys or tokens remain in {path.parent}" in logout.stderr
     failed = own_desk.user.run("refresh", "--all")
     assert failed.returncode == 3
     assert "Run `clustercert login`." in failed.stderr

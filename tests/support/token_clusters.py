@@ -1,7 +1,10 @@
 """Clusters whose credentials are tokens, and the ledger's rows of tokens, without an API server."""
 
+import base64
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from datetime import datetime
 from uuid import UUID, uuid4
 
 from sqlalchemy import update
@@ -59,3 +62,16 @@ async def record_token(database: Database, cluster: Cluster, **changed: object) 
     record = token_record(cluster, **changed)
     await Ledger(database).record(record, event("certificate.issued", record.fingerprint.hex()))
     return record
+
+
+def unsigned_token(account: str, issued_at: datetime, expires_at: datetime) -> str:
+    """A token of an account in `clustercert-users`. Its signature is not valid."""
+    claims = {
+        "iat": int(issued_at.timestamp()),
+        "exp": int(expires_at.timestamp()),
+        "jti": str(uuid4()),
+        "sub": f"system:serviceaccount:clustercert-users:{account}",
+        "kubernetes.io": {"serviceaccount": {"name": account, "uid": str(uuid4())}},
+    }
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"eyJhbGciOiJSUzI1NiJ9.{payload}.c2lnbmF0dXJl"

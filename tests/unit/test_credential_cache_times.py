@@ -9,7 +9,7 @@ import pytest
 
 from clustercert.cli.credential.cache import login_state
 from clustercert.cli.credential.certificate import Credential
-from clustercert.cli.credential.certificate_files import CertificateFile
+from clustercert.cli.credential.certificate_files import CertificateFile, certificate_files
 from clustercert.cli.credential.renewal import _RETRY_SECONDS
 from clustercert.model.times import rfc3339
 from clustercert.policy.lifetime import BACKDATE
@@ -97,3 +97,36 @@ def test_a_file_with_a_short_certificate_is_not_due_at_once(
     file.write(Credential(pem, "", lifetime, here + lifetime, "1:2 /login", "Default/alice"))
     assert not file.is_due(here + due * MINUTE - 10 * SECOND)
     assert file.is_due(here + due * MINUTE + 10 * SECOND)
+
+
+def token_credential(lifetime: timedelta, not_after: datetime) -> Credential:
+    return Credential("", "", lifetime, not_after, "1:2 /login", "Default/alice", token="a.b.c")
+
+
+def test_the_entry_of_a_token_has_no_certificate_and_no_question_about_a_ca() -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    entry = token_credential(20 * HOUR, now + 20 * HOUR).cache_entry(now.timestamp())
+    assert json.loads(entry.body)["status"] == {
+        "token": "a.b.c",
+        "expirationTimestamp": rfc3339(now + 20 * HOUR - MINUTE),
+    }
+    assert entry.is_token
+    assert not credential(HOUR).cache_entry(now.timestamp()).is_token
+    assert entry.renew - entry.issued == 16 * 3600
+    assert "a.b.c" not in repr(token_credential(HOUR, now))
+
+
+@pytest.mark.parametrize("offset", [timedelta(0), 5 * HOUR, -5 * HOUR])
+def test_a_file_with_a_token_is_due_by_the_lifetime_of_the_credential(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: timedelta
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    file, here = CertificateFile("default", "p", "c", kind="token"), datetime.now(UTC)
+    file.write(token_credential(5 * MINUTE, here + offset + 5 * MINUTE))
+    assert file.path.read_text() == "a.b.c"
+    assert not file.is_due(here + 140 * SECOND)
+    assert file.is_due(here + 160 * SECOND)
+    assert list(certificate_files()) == [file]
+    file.delete()
+    assert list(tmp_path.rglob("*.*")) == []
+    assert file.is_due(here)

@@ -20,6 +20,7 @@ from clustercert.client.connection import (
 )
 from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
+from clustercert.model.choices import CredentialKind
 from clustercert.model.identity import qualified_name
 from clustercert.model.rights import AUDITOR, OPERATOR
 
@@ -158,6 +159,7 @@ class IssueOptions:
     Attributes:
         expires_in: the requested lifetime, sent in whole seconds.
         access_request: the id of the access request whose groups the certificate has.
+        credential: `token` for a cluster whose credentials are tokens; by default, a certificate is requested.
     """
 
     duration: int | None = None
@@ -167,6 +169,7 @@ class IssueOptions:
     csr: str | None = None
     reason: str | None = None
     access_request: str | None = None
+    credential: CredentialKind | None = None
 
     def body(self) -> JsonObject:
         """Build the request body from the options that are set."""

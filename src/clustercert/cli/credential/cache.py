@@ -94,6 +94,11 @@ class CachedCredential:
         """Whether it is time to remind the user that the login ends soon."""
         return 0 < self.remind <= now
 
+    @property
+    def is_token(self) -> bool:
+        """Whether the credential is a token, and not a certificate."""
+        return '"token":"' in self.body
+
     def is_fresh(self, now: float) -> bool:
         """Whether to use the credential without trying to renew it."""
         return now < self.renew and self.is_usable(now)

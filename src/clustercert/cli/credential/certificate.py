@@ -1,11 +1,12 @@
-"""A certificate with its key, as the exec plugin gets it, and when it is renewed."""
+"""A certificate with its key, or a token, as the exec plugin gets it, and when it is renewed."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from clustercert.cli import clock
 from clustercert.cli.credential.cache import CachedCredential
+from clustercert.model.choices import CredentialKind
 from clustercert.model.times import rfc3339
 
 # Tell kubectl that the certificate expires this much earlier, so that kubectl asks for a new certificate in time.
@@ -20,41 +21,52 @@ _REMINDER = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A certificate with its key, in PEM.
+    """A certificate with its key, in PEM, or a token.
 
     Attributes:
-        lifetime: the time from the certificate's issue to its expiry.
-        not_after: the time of expiry by the service's clock.
+        lifetime: the time from the credential's issue to its end.
+        not_after: the end by the service's clock.
         login: a string that identifies the version of the login's file, from `cache.login_state`.
         user: the user who was logged in, as DOMAIN/NAME.
         login_ends_at: when the login ends; `None` if the login renews itself, or does not end.
-        access_request: the id of the access request whose groups the certificate has; `None` if there is none.
+        access_request: the id of the access request whose groups the credential has; `None` if there is none.
+        token: the token; `None` for a certificate. With a token, `certificate_pem` and `key_pem` are empty.
+        notes: sentences about a token that the user should read; see `token_notes`.
     """
 
     certificate_pem: str
-    key_pem: str
+    key_pem: str = field(repr=False)
     lifetime: timedelta
     not_after: datetime
     login: str
     user: str
     login_ends_at: datetime | None = None
     access_request: str | None = None
+    token: str | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> CredentialKind:
+        return "certificate" if self.token is None else "token"
 
     def cache_entry(self, now: float) -> CachedCredential:
-        """Return the cache entry of a certificate that was issued at `now`, in seconds by this machine's clock.
+        """Return the cache entry of a credential that was issued at `now`, in seconds by this machine's clock.
 
         See `due_time` and `_CA_CHECK` for the time of the renewal.
         """
         expires = datetime.fromtimestamp(now, UTC) + self.lifetime
-        status = {
-            "clientCertificateData": self.certificate_pem,
-            "clientKeyData": self.key_pem,
-            "expirationTimestamp": rfc3339(expires - _EARLY),
-        }
+        content = (
+            {"clientCertificateData": self.certificate_pem, "clientKeyData": self.key_pem}
+            if self.token is None
+            else {"token": self.token}
+        )
+        status = {**content, "expirationTimestamp": rfc3339(expires - _EARLY)}
+        due = due_time(int(now), int(expires.timestamp()))
         body = {"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1", "status": status}
         return CachedCredential(
             issued=int(now),
-            renew=next_check(int(now), due_time(int(now), int(expires.timestamp()))),
+            # A token has no CA that could be replaced.
+            renew=next_check(int(now), due) if self.token is None else due,
             expires=int(expires.timestamp()),
             not_after=int(self.not_after.timestamp()),
             boot_time=clock.boot_time(),

@@ -1,9 +1,9 @@
-"""Certificate files for programs that can't run an exec plugin. Each file has the certificate and key for a cluster."""
+"""Files for programs that can't run an exec plugin. Each has a cluster's certificate and key, or token."""
 
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,21 +18,26 @@ from clustercert.secure_file import make_private_folder, read_regular_file, writ
 if TYPE_CHECKING:
     from cryptography import x509
 
+    from clustercert.model.choices import CredentialKind
+
 # The maximum size of a certificate with its chain. Five certificates with RSA keys of 4096 bits take 10 KiB.
 MAX_CERTIFICATE_BYTES = 64 * 1024
-_SUFFIX = ".pem"
+_SUFFIXES: "dict[CredentialKind, str]" = {"certificate": ".pem", "token": ".token"}
 # Renew a file at least this long before its certificate expires. The timer for renewals runs every 5 minutes.
 _MIN_LEFT = timedelta(minutes=10)
-# The suffix of the file that has `clock.boot_time` of the write.
+# The suffix of the file that has `clock.boot_time` of the write. For a token, the lifetime and the end follow, because
+# the token itself may expire later.
 _CLOCK_SUFFIX = ".clock"
-_MAX_DIGITS = 20
+_MAX_DIGITS = 64
+# A file is named by profile, project and cluster.
+_NAME_PARTS = 3
 # A file that was written further in the future than this is not used.
 _CLOCK_STEP = timedelta(seconds=clock.STEP_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateFile:
-    """A file that contains a certificate and its private key, so that one write replaces both.
+    """A file that contains a certificate and its private key, so that one write replaces both, or a token.
 
     Raises ValueError if an attribute is not safe in a file name.
     """
@@ -40,6 +45,7 @@ class CertificateFile:
     profile: str
     project_id: str
     cluster_id: str
+    kind: "CredentialKind" = field(default="certificate", kw_only=True)
 
     def __post_init__(self) -> None:
         if not all(map(is_plain, (self.profile, self.project_id, self.cluster_id))):
@@ -47,48 +53,60 @@ class CertificateFile:
 
     @property
     def path(self) -> Path:
-        return _folder() / f"{self.profile},{self.project_id},{self.cluster_id}{_SUFFIX}"
+        return _folder() / f"{self.profile},{self.project_id},{self.cluster_id}{_SUFFIXES[self.kind]}"
 
     @property
     def _clock_path(self) -> Path:
         return self.path.with_suffix(_CLOCK_SUFFIX)
 
     def write(self, credential: Credential) -> None:
-        """Write the certificate and the key. Raises CommandError."""
+        """Write the credential, which is of this file's kind. Raises CommandError."""
+        text, times = credential.certificate_pem + credential.key_pem, [clock.boot_time()]
+        if credential.token is not None:
+            text = credential.token
+            times += [int(credential.lifetime.total_seconds()), int(credential.not_after.timestamp())]
         try:
             for folder in (self.path.parent.parent, self.path.parent):
                 make_private_folder(folder)
             # Without this file, `is_due` compares the certificate's own times with this machine's clock.
             self._clock_path.unlink(missing_ok=True)
-            write_private(self.path, credential.certificate_pem + credential.key_pem)
-            write_private(self._clock_path, str(clock.boot_time()))
+            write_private(self.path, text)
+            write_private(self._clock_path, " ".join(map(str, times)))
         except OSError as error:
             raise CommandError(f"The file {self.path} can't be written: {error.strerror}.") from error
 
     def is_due(self, now: datetime) -> bool:
-        """Whether to renew the certificate in this file.
+        """Whether to renew the credential in this file.
 
-        The certificate is due if less than a fifth of its lifetime or less than 10 minutes is left, but never in the
+        The credential is due if less than a fifth of its lifetime or less than 10 minutes is left, but never in the
         first half of its lifetime. A damaged file is due.
         """
-        from cryptography import x509
-
         try:
-            leaf = x509.load_pem_x509_certificate(read_regular_file(self.path, MAX_CERTIFICATE_BYTES))
+            lifetime, not_after = self._times()
             written = datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
-        except (OSError, ValueError):
+        except (OSError, ValueError, OverflowError):
             return True
-        lifetime = lifetime_of(leaf)
         # The file was written when the certificate was issued. `written` and `now` are both from this machine's clock,
         # so the result is right even if this clock differs from the service's clock, unless the clock was set.
-        issued = written if self._is_same_clock() else leaf.not_valid_after_utc - lifetime
+        issued = written if self._is_same_clock() else not_after - lifetime
         left = min(max(lifetime / 5, _MIN_LEFT), lifetime / 2)
         return not -_CLOCK_STEP <= now - issued < lifetime - left
+
+    def _times(self) -> tuple[timedelta, datetime]:
+        """Return the credential's lifetime and its end by the service's clock. Raises OSError or ValueError."""
+        if self.kind == "token":
+            _, lifetime, not_after = map(int, read_regular_file(self._clock_path, _MAX_DIGITS).split())
+            return timedelta(seconds=lifetime), datetime.fromtimestamp(not_after, UTC)
+        from cryptography import x509
+
+        leaf = x509.load_pem_x509_certificate(read_regular_file(self.path, MAX_CERTIFICATE_BYTES))
+        return lifetime_of(leaf), leaf.not_valid_after_utc
 
     def _is_same_clock(self) -> bool:
         """Whether this machine's clock was not set since the file was written."""
         try:
-            return clock.is_unchanged_since(int(read_regular_file(self._clock_path, _MAX_DIGITS)))
+            boot_time, *_ = map(int, read_regular_file(self._clock_path, _MAX_DIGITS).split())
+            return clock.is_unchanged_since(boot_time)
         except (OSError, ValueError):
             return False
 
@@ -104,11 +122,13 @@ def lifetime_of(leaf: "x509.Certificate") -> timedelta:
 
 
 def certificate_files() -> Iterator[CertificateFile]:
-    """Yield the certificate files that `kubeconfig merge --files` wrote."""
-    for path in sorted(_folder().glob(f"*{_SUFFIX}")):
-        parts = path.name.removesuffix(_SUFFIX).split(",")
-        if len(parts) == len(CertificateFile.__slots__) and all(map(is_plain, parts)):
-            yield CertificateFile(*parts)
+    """Yield the files that `kubeconfig merge --files` wrote."""
+    for kind, suffix in _SUFFIXES.items():
+        for path in sorted(_folder().glob(f"*{suffix}")):
+            parts = path.name.removesuffix(suffix).split(",")
+            if len(parts) == _NAME_PARTS and all(map(is_plain, parts)):
+                profile, project_id, cluster_id = parts
+                yield CertificateFile(profile, project_id, cluster_id, kind=kind)
 
 
 def _folder() -> Path:

@@ -1,4 +1,4 @@
-"""`clustercert refresh`: renews the certificate files that `kubeconfig merge --files` wrote."""
+"""`clustercert refresh`: renews the files that `kubeconfig merge --files` wrote."""
 
 import os
 import shlex
@@ -108,11 +108,13 @@ def _refresh(expires_in: str | None, *, every: bool) -> int:
 def _renew(file: CertificateFile, expires_in: str | None) -> Failure | None:
     request = CredentialRequest()
     request.profile, request.project, request.cluster = file.profile, file.project_id, file.cluster_id
-    request.expires_in = expires_in
+    request.expires_in, request.kind = expires_in, file.kind
     if (ref := merged_cluster(request)) is not None:
         request.user = ref.login
     result = renew_login(request) or obtain(request)
     if isinstance(result, Failure):
         return result
     file.write(result)
+    for note in result.notes:
+        print_note(f"{file.path}: {note}")
     return None

@@ -201,8 +201,7 @@ def _keep_until_end(path: str, cached: CachedCredential | None, until: datetime 
     now = time.time()
     if cached is None or not cached.access_request or until is None or now < cached.renew:
         return
-    leaf = _leaf(cached)
-    if leaf is not None and until - leaf.not_valid_after_utc < _MIN_GAIN:
+    if until - datetime.fromtimestamp(cached.not_after, UTC) < _MIN_GAIN:
         cached.renew = min(int(now) + _RETRY_SECONDS, cached.expires)
         _write(path, cached)
 
@@ -220,6 +219,8 @@ def _cached_or_new(
     from clustercert.cli.session import warn_in_client
 
     warn_in_client(os.environ)
+    if cached is not None:
+        request.kind = "token" if cached.is_token else "certificate"
     is_usable = cached is not None and cached.is_usable(now) and not request.refresh
     is_early = False
     if (
@@ -255,11 +256,22 @@ def _report(request: CredentialRequest, cached: CachedCredential | None, issued:
             f"kubectl uses the access request {requests.shown_id(issued.access_request)} now. The certificate is valid"
             f" until {rfc3339(datetime.now(UTC) + issued.lifetime)}."
         )
+    if issued.notes and _is_new_note(request, issued.notes):
+        for note in issued.notes:
+            _note(note)
     now = time.time()
     if issued.cache_entry(now).is_reminder_due(now):
         from clustercert.cli.credential.reminder import remind_of_login
 
         remind_of_login(request.profile or DEFAULT_PROFILE, issued.login)
+
+
+def _is_new_note(request: CredentialRequest, notes: tuple[str, ...]) -> bool:
+    """Whether notes about a token were not shown for this credential before. Records that they are shown now."""
+    from clustercert.cli.terminal import notices
+
+    path = request.cache_path()
+    return path is not None and notices.is_new(Path(path).name, "\n".join(notes))
 
 
 def issue_for_job(request: CredentialRequest) -> str | Failure:

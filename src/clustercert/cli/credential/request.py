@@ -2,6 +2,10 @@
 
 from clustercert.cli.credential import cache
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from clustercert.model.choices import CredentialKind
+
 
 class CredentialRequest:
     """The options of one call of the exec plugin.
@@ -15,6 +19,7 @@ class CredentialRequest:
         user: the user who must be logged in, as DOMAIN/NAME; `None` for any user.
         access_request: the access request whose groups the certificate has; `None` for only the standing groups. The
             option `--request` names it for a job; with a saved login, the mark beside the cache file names it.
+        kind: the kind of the cluster's credentials, `certificate` or `token`; `None` if it is not known yet.
         version: API version of the ExecCredential.
     """
 
@@ -22,6 +27,7 @@ class CredentialRequest:
         "access_request",
         "cluster",
         "expires_in",
+        "kind",
         "profile",
         "project",
         "refresh",
@@ -37,6 +43,7 @@ class CredentialRequest:
         self.user: str | None = None
         self.expires_in: str | None = None
         self.access_request: str | None = None
+        self.kind: CredentialKind | None = None
         self.service_key = False
         self.refresh = False
         self.version = "v1"

@@ -13,7 +13,7 @@ from clustercert.cli.credential import cache
 from clustercert.cli.credential.certificate import Credential
 from clustercert.cli.credential.needed_login import merge_command, merged_cluster, needed_login
 from clustercert.cli.credential.request import CredentialRequest
-from clustercert.cli.kubeconfig.request import CertificateRequest
+from clustercert.cli.kubeconfig.request import CertificateRequest, token_notes
 from clustercert.cli.kubeconfig.validation import ValidatedKubeconfig
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import DEFAULT_PROFILE, Profile
@@ -71,15 +71,19 @@ class Failure(NamedTuple):
 def credential_of(kubeconfig: ValidatedKubeconfig, login: str, user: str) -> Credential:
     """Return the credential in a kubeconfig. For `login` and `user`, see `Credential`."""
     content = kubeconfig.credential
-    certificate, key = content["client-certificate-data"], content["client-key-data"]
+    certificate, key = (
+        b64decode(content.get(name, "")).decode() for name in ("client-certificate-data", "client-key-data")
+    )
     return Credential(
-        b64decode(certificate).decode(),
-        b64decode(key).decode(),
+        certificate,
+        key,
         kubeconfig.lifetime,
         kubeconfig.not_after,
         login,
         user,
         access_request=kubeconfig.access_request,
+        token=content.get("token"),
+        notes=tuple(token_notes(kubeconfig)),
     )
 
 
@@ -344,6 +348,7 @@ def _request(request: CredentialRequest, found: Profile) -> ValidatedKubeconfig:
         LifetimeOptions(expires_in=request.expires_in),
         local_key=not request.service_key,
         access_request=request.access_request,
+        kind=request.kind,
     )
     with found.client() as client:
         return certificate_request.send(client)

@@ -18,6 +18,7 @@ from clustercert.cli.options import (
     LifetimeOptions,
     ProjectDomainOption,
     UnknownName,
+    UsageError,
 )
 from clustercert.cli.terminal.output import Output, document, print_note, write_out
 from clustercert.model.kubeconfigs import FILE_TEMPLATE, ClusterRef, issued_addresses, one_context
@@ -106,11 +107,12 @@ class ContextOptions:
         entries.parse_template(self.context_name)
 
     def check(self, cluster: "JsonObject", ref: ClusterRef, user: str) -> None:
-        """Raise CommandError if the cluster has no such context, or if the context's name is not valid.
+        """Raise CommandError if the cluster has no such context, or if an option is not valid for the cluster.
 
         Callers check the options before they request a certificate.
         """
         entries.context_name(self.context_name, ref, user)
+        entries.check_insecure(cluster, insecure=self.insecure)
         if self.context is None or _SAN_CONTEXT.fullmatch(self.context):
             return
         contexts = entries.listed_addresses(cluster)
@@ -163,7 +165,7 @@ def get(
         ),
     ] = None,
 ) -> None:
-    """Get a kubeconfig with a new certificate for a cluster in any of your projects.
+    """Get a kubeconfig with a new certificate or token for a cluster in any of your projects.
 
     OpenStack's variables are used with --from-env, or if there is no saved login: OS_AUTH_URL, OS_USERNAME,
     OS_PASSWORD, OS_PROJECT_NAME, OS_USER_DOMAIN_NAME, OS_TOKEN, OS_ACCESS_KEY, OS_SECRET_KEY, OS_CACERT.
@@ -173,7 +175,7 @@ def get(
         clustercert kubeconfig get prod --from-env --duration 1 --out prod.yaml
     """
     from clustercert.cli.credential.access_request import full_id
-    from clustercert.cli.kubeconfig.request import CertificateRequest
+    from clustercert.cli.kubeconfig.request import CertificateRequest, kind_of
     from clustercert.cli.lookup import reachable_cluster
 
     lifetime_options.issue_options()
@@ -182,9 +184,14 @@ def get(
         found = reachable_cluster(client, chosen, cluster, project, domain)
         ref = ClusterRef.parse(login.label, chosen.shown_user, found)
         context_options.check(found, ref, chosen.user)
+        kind = kind_of(found)
+        if local_key and kind == "token":
+            raise UsageError(
+                f"The credentials of {ref.cluster} are tokens, which have no key. Leave out --local-key."
+            )
         request_id = full_id(client, access_request) if access_request is not None else None
         request = CertificateRequest(
-            ref.project_id, ref.cluster_id, lifetime_options, local_key, reason, request_id
+            ref.project_id, ref.cluster_id, lifetime_options, local_key, reason, request_id, kind
         )
         kubeconfig = request.send(client)
     document = context_options.document(kubeconfig, ref, chosen.user)
@@ -195,11 +202,14 @@ def get(
 def _report(
     kubeconfig: "ValidatedKubeconfig", login: "Profile", document: "JsonObject", context: str | None
 ) -> None:
+    from clustercert.cli.kubeconfig.request import token_notes
+
     named = f" ({kubeconfig.username})" if kubeconfig.username != login.user else ""
-    print_note(
-        f"For {login.shown_user}{named} with the groups {', '.join(kubeconfig.groups) or 'none'}, valid until "
-        f"{rfc3339(kubeconfig.not_after)}"
-    )
+    is_token = kubeconfig.token_expires_at is not None
+    groups = "" if is_token else f" with the groups {', '.join(kubeconfig.groups) or 'none'}"
+    print_note(f"For {login.shown_user}{named}{groups}, valid until {rfc3339(kubeconfig.not_after)}")
+    for note in token_notes(kubeconfig):
+        print_note(note)
     if warning := entries.current_address_warning(document):
         print_note(warning)
     if context is not None and context not in kubeconfig.contexts:

@@ -23,11 +23,13 @@ from clustercert.cli.options import UnknownName, did_you_mean
 from clustercert.cli.session import warn_in_client
 from clustercert.cli.terminal.output import Output, OutputOption, print_note, show_list, with_domain
 from clustercert.cli.terminal.prompts import choose
-from clustercert.model.errors import ClustercertError
+from clustercert.model.errors import ClustercertError, InvalidRequest
 from clustercert.model.kubeconfigs import ClusterRef
 from clustercert.secure_file import read_regular_file
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from cryptography import x509
 
 KubeconfigOption = Annotated[
@@ -237,8 +239,25 @@ def row_of_context(
 
 
 def _expiry(each: Merged) -> object:
+    if each.user.keys() & {"token", "tokenFile"}:
+        return _token_expiry(each)
     leaf = _certificate(each)
     return None if leaf is None else leaf.not_valid_after_utc
+
+
+def _token_expiry(each: Merged) -> "datetime | None":
+    """Return when a context's token expires, or `None` if the token is missing or unreadable."""
+    from clustercert.issuance.signers.account_tokens import MAX_TOKEN_BYTES, parse_token
+
+    with contextlib.suppress(InvalidRequest, OSError, TypeError):
+        text = each.user.get("token")
+        content = (
+            str(text).encode()
+            if text
+            else read_regular_file(Path(str(each.user["tokenFile"])), MAX_TOKEN_BYTES)
+        )
+        return parse_token(content).expires_at
+    return None
 
 
 def _access_request(each: Merged) -> str | None:

@@ -52,7 +52,7 @@ class Merged:
     def kind(self) -> Kind:
         if "exec" in self.user:
             return "exec"
-        return "embedded" if "client-certificate-data" in self.user else "files"
+        return "embedded" if self.user.keys() & {"client-certificate-data", "token"} else "files"
 
 
 def parse_template(template: str) -> list[tuple[str, str | None]]:
@@ -213,10 +213,19 @@ def verified_address(
         order = [only]
     if (address := first_address(addresses, order, insecure=insecure)) is None:
         raise CommandError(
-            "The cluster has no address whose certificate kubectl can check. Skip the check with --insecure, if the "
-            "network is protected in another way."
+            "The cluster has no address whose certificate kubectl can check. Ask an operator for one, or skip the "
+            "check with --insecure, if the network is protected in another way and the credential is a certificate."
         )
     return address
+
+
+def check_insecure(cluster: JsonObject, *, insecure: bool) -> None:
+    """Raise UsageError if --insecure is given for a cluster in the service's list whose credentials are tokens."""
+    if insecure and cluster.get("credential") == "token":
+        raise UsageError(
+            f"The credentials of {cluster['name']} are tokens: an address whose certificate kubectl does not check "
+            "could keep them. Leave out --insecure."
+        )
 
 
 def current_address_warning(document: JsonObject) -> str | None:

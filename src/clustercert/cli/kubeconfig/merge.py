@@ -47,12 +47,12 @@ class EntryOptions:
     """The options for the new entries."""
 
     embed: Annotated[
-        bool, typer.Option("--embed", help="Write certificates into the file, instead of the exec plugin.")
+        bool, typer.Option("--embed", help="Write credentials into the file, instead of the exec plugin.")
     ] = False
     files: Annotated[
         bool,
         typer.Option(
-            "--files", help="Write entries with certificate files, which `clustercert refresh` renews."
+            "--files", help="Write entries with credential files, which `clustercert refresh` renews."
         ),
     ] = False
     context_name: Annotated[
@@ -122,8 +122,11 @@ class EntryOptions:
         from clustercert.cli.login import profile
 
         state = cache.login_state(str(profile.path_of(ref.profile, os.environ)))
-        file = CertificateFile(*ref.identity)
-        file.write(credential_of(kubeconfig, state, ref.login))
+        credential = credential_of(kubeconfig, state, ref.login)
+        file = CertificateFile(*ref.identity, kind=credential.kind)
+        file.write(credential)
+        if file.kind == "token":
+            return {"tokenFile": str(file.path)}
         return {"client-certificate": str(file.path), "client-key": str(file.path)}
 
 
@@ -345,11 +348,12 @@ def _new_entries(
         try:
             if (problem := options.problem(cluster)) is not None:
                 raise problem
+            entries.check_insecure(cluster, insecure=options.insecure)
             address = entries.verified_address(
                 entries.listed_addresses(cluster), internal=options.internal, insecure=options.insecure
             )
             if options.embed or options.files:
-                user = options.user_with_certificate(ref, _issued(client, ref, options))
+                user = options.user_with_certificate(ref, _issued(client, ref, options, cluster))
             else:
                 user = options.exec_user(ref)
         except (Forbidden, ApiError) as error:
@@ -363,12 +367,19 @@ def _new_entries(
     return found
 
 
-def _issued(client: "Client", ref: ClusterRef, options: EntryOptions) -> "ValidatedKubeconfig":
-    from clustercert.cli.kubeconfig.request import CertificateRequest
+def _issued(
+    client: "Client", ref: ClusterRef, options: EntryOptions, cluster: "JsonObject"
+) -> "ValidatedKubeconfig":
+    from clustercert.cli.kubeconfig.request import CertificateRequest, kind_of, token_notes
 
     lifetime = LifetimeOptions(expires_in=options.expires_in)
-    request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime, not options.service_key)
-    return request.send(client)
+    request = CertificateRequest(
+        ref.project_id, ref.cluster_id, lifetime, not options.service_key, kind=kind_of(cluster)
+    )
+    issued = request.send(client)
+    for note in token_notes(issued):
+        print_note(f"{ref.shown_name}: {note}")
+    return issued
 
 
 def _write(plan: _Plan, new: dict[str, _NewEntry], *, use: bool) -> list[dict[str, object]]:

@@ -1,28 +1,42 @@
-"""Requests a certificate for a cluster, with a private key that is created on this machine or by the service."""
+"""Requests a credential for a cluster: a token, or a certificate with a key from this machine or the service."""
 
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
-from clustercert.cli.kubeconfig.validation import LocalKey, ValidatedKubeconfig, validated_kubeconfig
+from clustercert.cli.kubeconfig.validation import (
+    LocalKey,
+    ValidatedKubeconfig,
+    validated_kubeconfig,
+    validated_token,
+)
 from clustercert.cli.options import LifetimeOptions
 from clustercert.client.connection import ApiError
+from clustercert.model.choices import CredentialKind
+from clustercert.model.times import parse_rfc3339, rfc3339
 from clustercert.policy.lifetime import SHORTEN
 
 if TYPE_CHECKING:
-    from clustercert.client import Client
+    from clustercert.client import Client, IssueOptions
+    from clustercert.client.connection import ApiResponse
+    from clustercert.model import JsonObject
 
-_HEADER = "X-Clustercert-Access-Request"
+_ACCESS_REQUEST = "X-Clustercert-Access-Request"
+_LEFT_OUT = "X-Clustercert-Left-Out"
+_NOT_AFTER = "X-Clustercert-Not-After"
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateRequest:
-    """A request for a certificate for a cluster.
+    """A request for a credential for a cluster.
 
     Attributes:
-        local_key: whether to create the private key on this machine.
-        access_request: the id of the access request whose groups the certificate has. A certificate that would outlive
+        local_key: whether to create the private key on this machine. A token has no key.
+        access_request: the id of the access request whose groups the credential has. A credential that would outlive
             the access request is shortened.
+        kind: the kind of the cluster's credentials. `None` if it is not known: if the service refuses a certificate
+            because the cluster has tokens, a token is requested.
     """
 
     project_id: str
@@ -31,25 +45,49 @@ class CertificateRequest:
     local_key: bool = True
     reason: str | None = None
     access_request: str | None = None
+    kind: CredentialKind | None = None
 
     def send(self, client: "Client") -> ValidatedKubeconfig:
-        """Request the certificate, and return the validated kubeconfig. Raises ClientError or CommandError."""
-        key = LocalKey() if self.local_key else None
+        """Request the credential, and return the validated kubeconfig. Raises ClientError or CommandError."""
         options = replace(
-            self.lifetime.issue_options(),
-            csr=key.csr_pem() if key else None,
-            reason=self.reason,
-            access_request=self.access_request,
+            self.lifetime.issue_options(), reason=self.reason, access_request=self.access_request
         )
         if self.access_request is not None and options.expires_in is not None:
             options = replace(options, shorten=True)
         try:
-            response = client.issue(self.project_id, self.cluster_id, options)
+            found, response = self._obtain(client, options)
         except ApiError as error:
             raise self._refusal(error) from error
-        found = validated_kubeconfig(response.body, key)
-        is_used = self.access_request is not None and response.headers.get(_HEADER) == self.access_request
+        is_used = (
+            self.access_request is not None and response.headers.get(_ACCESS_REQUEST) == self.access_request
+        )
         return replace(found, access_request=self.access_request) if is_used else found
+
+    def _obtain(self, client: "Client", options: "IssueOptions") -> "tuple[ValidatedKubeconfig, ApiResponse]":
+        if self.kind == "token":
+            return self._token(client, options)
+        key = LocalKey() if self.local_key else None
+        try:
+            response = client.issue(
+                self.project_id, self.cluster_id, replace(options, csr=key.csr_pem() if key else None)
+            )
+        except ApiError as error:
+            if (
+                self.kind is None
+                and error.http_status == HTTPStatus.CONFLICT
+                and credential_kind(client, self.cluster_id) == "token"
+            ):
+                return self._token(client, options)
+            raise
+        return validated_kubeconfig(response.body, key), response
+
+    def _token(self, client: "Client", options: "IssueOptions") -> "tuple[ValidatedKubeconfig, ApiResponse]":
+        response = client.issue(self.project_id, self.cluster_id, replace(options, credential="token"))
+        with client.check_format():
+            not_after = parse_rfc3339(response.headers.get(_NOT_AFTER, ""))
+        left_out = unquote(response.headers.get(_LEFT_OUT, ""))
+        groups = tuple(left_out.split(",")) if left_out else ()
+        return replace(validated_token(response.body, not_after), left_out=groups), response
 
     def _refusal(self, error: ApiError) -> ApiError:
         """Return the error with advice: options instead of API fields, and the command that explains a refusal."""
@@ -64,3 +102,32 @@ class CertificateRequest:
             request = f" --request {self.access_request}" if self.access_request is not None else ""
             message += f" `clustercert explain {self.cluster_id}{request}` shows the reason."
         return ApiError(message, error.http_status)
+
+
+def credential_kind(client: "Client", cluster_id: str) -> CredentialKind:
+    """Return the kind of a cluster's credentials. Raises ClientError."""
+    for each in client.list_all("/clusters", "clusters", name=cluster_id):
+        if each["id"] == cluster_id:
+            return kind_of(each)
+    return "certificate"
+
+
+def kind_of(cluster: "JsonObject") -> CredentialKind:
+    """Return the kind of the credentials of a cluster in the service's list. A service without tokens names none."""
+    return "token" if cluster.get("credential") == "token" else "certificate"
+
+
+def token_notes(kubeconfig: ValidatedKubeconfig) -> list[str]:
+    """Return what the user should know about a new token: the groups that it lacks, and if it outlives its access."""
+    notes = []
+    if kubeconfig.left_out:
+        notes.append(
+            f"The token lacks the groups {', '.join(kubeconfig.left_out)}, which have no role in this cluster."
+        )
+    expires_at = kubeconfig.token_expires_at
+    if expires_at is not None and expires_at > kubeconfig.not_after:
+        notes.append(
+            f"The service ends the token at {rfc3339(kubeconfig.not_after)}; if the service is down then, the token "
+            f"works until {rfc3339(expires_at)}."
+        )
+    return notes

@@ -51,7 +51,7 @@ def unmerge(
                 print_note(f"Removed the context {each.context} from {path}")
             if any(each.kind == "embedded" for each in removed):
                 print_note(
-                    f"{files.backup_of(path)} still has private keys. Delete that file if you do not need it."
+                    f"{files.backup_of(path)} still has private keys or tokens. Delete that file if you do not need it."
                 )
             if config.current in contexts:
                 print_note(
@@ -68,7 +68,8 @@ def unmerge(
 def _forget(each: Merged) -> None:
     """Delete the cached certificates and keys of a context, and the mark of an access request."""
     if each.kind == "files":
-        CertificateFile(*each.ref.identity).delete()
+        is_token = "tokenFile" in each.user
+        CertificateFile(*each.ref.identity, kind="token" if is_token else "certificate").delete()
     path = cache.path_of(*each.ref.identity)
     if path is not None:
         for name in (path, cache.mark_path(path)):

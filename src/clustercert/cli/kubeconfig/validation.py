@@ -19,6 +19,8 @@ from clustercert.cli.credential.certificate_files import MAX_CERTIFICATE_BYTES, 
 from clustercert.cli.options import CommandError
 from clustercert.client.connection import json_object
 from clustercert.model import CREDENTIAL_PREFIX, JsonObject
+from clustercert.model.errors import InvalidRequest
+from clustercert.model.kubeconfigs import address_warning
 from clustercert.pki.certificates import chain_pem, is_issued_by
 from clustercert.pki.keys import key_pem, spki_der
 
@@ -46,9 +48,13 @@ class ValidatedKubeconfig:
 
     Attributes:
         contexts: the names of the contexts.
-        lifetime: the time from the issue to the expiry of the certificate.
-        username, groups: the identity in the certificate, without the credential group.
-        access_request: the id of the access request whose groups the certificate has, or `None`.
+        lifetime: the time from the issue to the expiry of the credential.
+        username, groups: the identity in the certificate, without the credential group. A token has no groups: its
+            service account has roles.
+        not_after: the end of the credential. The service ends a token then, even if the token itself expires later.
+        access_request: the id of the access request whose groups the credential has, or `None`.
+        token_expires_at: when the token itself expires; `None` for a certificate.
+        left_out: the groups that the token lacks, because they have no role in the cluster.
     """
 
     document: JsonObject
@@ -58,10 +64,12 @@ class ValidatedKubeconfig:
     not_after: datetime
     lifetime: timedelta
     access_request: str | None = None
+    token_expires_at: datetime | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def credential(self) -> dict[str, str]:
-        """The certificate and the private key, as PEM that is encoded in base64."""
+        """The fields of the kubeconfig's user: a token, or a certificate and a private key as base64 of PEM."""
         (user,) = _items(self.document, "users")
         return {field: str(value) for field, value in json_object(user["user"]).items()}
 
@@ -74,29 +82,51 @@ def validated_kubeconfig(answer: JsonObject, key: LocalKey | None) -> ValidatedK
         raise CommandError("The service's response is not a kubeconfig with a client certificate.") from error
 
 
-def _validated(answer: JsonObject, key: LocalKey | None) -> ValidatedKubeconfig:
-    clusters = [
-        {"name": str(item["name"]), "cluster": _only(item["cluster"], _CLUSTER_FIELDS)}
-        for item in _items(answer, "clusters")
-    ]
-    contexts = [
-        {"name": str(item["name"]), "context": _only(item["context"], _CONTEXT_FIELDS)}
-        for item in _items(answer, "contexts")
-    ]
+def validated_token(answer: JsonObject, not_after: datetime) -> ValidatedKubeconfig:
+    """Validate the service's kubeconfig with a token. Raises CommandError.
+
+    Args:
+        not_after: when the service ends the credential.
+    """
+    try:
+        return _validated_token(answer, not_after)
+    except (LookupError, TypeError, ValueError, InvalidRequest) as error:
+        raise CommandError("The service's response is not a kubeconfig with a token.") from error
+
+
+def _validated_token(answer: JsonObject, not_after: datetime) -> ValidatedKubeconfig:
+    from clustercert.issuance.signers.account_tokens import parse_token
+
     (user,) = _items(answer, "users")
-    leaf, credential = _credential(json_object(user["user"]), key)
-    document: JsonObject = {
-        "kind": "Config",
-        "apiVersion": "v1",
-        "preferences": {},
-        "clusters": clusters,
-        "users": [{"name": str(user["name"]), "user": credential}],
-        "contexts": contexts,
-        "current-context": str(answer["current-context"]),
-    }
+    credential = json_object(user["user"])
+    _refuse_unknown(credential, {"token"})
+    token = parse_token(str(credential["token"]).encode())
+    document = _document(answer, {"token": token.text})
+    for each in _items(document, "clusters"):
+        if (warning := address_warning(json_object(each["cluster"]))) is not None:
+            raise CommandError(
+                f"The service's kubeconfig was not used, because it would give the token away. {warning} Tell the "
+                "operator of the service."
+            )
+    end = min(not_after, token.expires_at)
     return ValidatedKubeconfig(
         document=document,
-        contexts=tuple(str(item["name"]) for item in contexts),
+        contexts=_names(document, "contexts"),
+        username=token.username,
+        groups=(),
+        not_after=end,
+        lifetime=end - token.issued_at,
+        token_expires_at=token.expires_at,
+    )
+
+
+def _validated(answer: JsonObject, key: LocalKey | None) -> ValidatedKubeconfig:
+    (user,) = _items(answer, "users")
+    leaf, credential = _credential(json_object(user["user"]), key)
+    document = _document(answer, credential)
+    return ValidatedKubeconfig(
+        document=document,
+        contexts=_names(document, "contexts"),
         username="".join(_values(leaf, NameOID.COMMON_NAME)),
         groups=tuple(
             group
@@ -108,13 +138,43 @@ def _validated(answer: JsonObject, key: LocalKey | None) -> ValidatedKubeconfig:
     )
 
 
-def _credential(user: JsonObject, key: LocalKey | None) -> tuple[x509.Certificate, JsonObject]:
-    """Return the certificate and the user entry for the kubeconfig."""
-    if unknown := user.keys() - _CREDENTIAL_FIELDS:
+def _document(answer: JsonObject, credential: JsonObject) -> JsonObject:
+    """Return the known fields of a kubeconfig, with the user's credential."""
+    (user,) = _items(answer, "users")
+    clusters = [
+        {"name": str(item["name"]), "cluster": _only(item["cluster"], _CLUSTER_FIELDS)}
+        for item in _items(answer, "clusters")
+    ]
+    contexts = [
+        {"name": str(item["name"]), "context": _only(item["context"], _CONTEXT_FIELDS)}
+        for item in _items(answer, "contexts")
+    ]
+    return {
+        "kind": "Config",
+        "apiVersion": "v1",
+        "preferences": {},
+        "clusters": clusters,
+        "users": [{"name": str(user["name"]), "user": credential}],
+        "contexts": contexts,
+        "current-context": str(answer["current-context"]),
+    }
+
+
+def _names(document: JsonObject, field: str) -> tuple[str, ...]:
+    return tuple(str(item["name"]) for item in _items(document, field))
+
+
+def _refuse_unknown(user: JsonObject, known: set[str]) -> None:
+    if unknown := user.keys() - known:
         raise CommandError(
             "The service's kubeconfig has fields that could make kubectl run programs or read files: "
             f"{', '.join(sorted(unknown))}. It was not used."
         )
+
+
+def _credential(user: JsonObject, key: LocalKey | None) -> tuple[x509.Certificate, JsonObject]:
+    """Return the certificate and the user entry for the kubeconfig."""
+    _refuse_unknown(user, _CREDENTIAL_FIELDS)
     sent_pem = _decoded(user["client-certificate-data"])
     if len(sent_pem) > MAX_CERTIFICATE_BYTES:
         raise CommandError(f"The service's certificate is larger than {MAX_CERTIFICATE_BYTES // 1024} KiB.")

@@ -124,7 +124,7 @@ def _name_remaining_keys(name: str) -> None:
 
     if files := [file.path for file in certificate_files() if file.profile == name]:
         print_note(
-            f"Certificate files with private keys remain in {files[0].parent}, because a kubeconfig names them. Remove "
+            f"Files with private keys or tokens remain in {files[0].parent}, because a kubeconfig names them. Remove "
             "them with `clustercert kubeconfig unmerge`."
         )
 
