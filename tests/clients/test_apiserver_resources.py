@@ -69,8 +69,12 @@ def test_kubectl_applies_changes_selects_and_deletes(apiserver: ApiServer, how: 
 
     assert (created.returncode, changed.returncode, deleted.returncode) == (0, 0, 0), created.stderr
     assert (colour.stdout, selected.stdout.strip()) == ("blue", "configmap/settings")
-    # Each API server has this one.
-    assert {others.stdout, left.stdout} == {"configmap/extension-apiserver-authentication\n"}
+    # Each API server has the first one, and each new namespace the second one.
+    assert others.stdout.split() == [
+        "configmap/extension-apiserver-authentication",
+        "configmap/kube-root-ca.crt",
+    ]
+    assert left.stdout.split() == ["configmap/extension-apiserver-authentication"]
 
 
 def test_kubectls_typed_commands_are_understood(apiserver: ApiServer) -> None:

@@ -2,9 +2,13 @@
 
 import base64
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from support.apiserver import ApiServer
+from support.apiserver.service_accounts import CACHE_SECONDS
 from support.apiserver_clients import client_of
 from support.kubectl import kubectl
 
@@ -40,7 +44,9 @@ def test_kubectl_creates_a_token_whose_key_is_published(apiserver: ApiServer) ->
     assert part(token, 0)["kid"] in {key["kid"] for key in raw(apiserver, "/openid/v1/jwks")["keys"]}
 
 
-def test_a_token_of_a_deleted_service_account_ends(apiserver: ApiServer) -> None:
+def test_a_token_of_a_deleted_service_account_ends(
+    apiserver: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     apiserver.add_service_account("monitoring", "prometheus")
     token, admin = created(apiserver), apiserver.admin_kubeconfig()
     bearer = {"Authorization": f"Bearer {token}"}
@@ -48,4 +54,7 @@ def test_a_token_of_a_deleted_service_account_ends(apiserver: ApiServer) -> None
         said = client.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", json={}, headers=bearer)
         assert said.json()["status"]["userInfo"]["username"] == "system:serviceaccount:monitoring:prometheus"
         assert kubectl(admin, "delete", "serviceaccount", "prometheus", "-n", "monitoring").returncode == 0
+        assert client.get("/version", headers=bearer).status_code == 200, "the token is in the cache"
+        after = datetime.now(UTC) + timedelta(seconds=CACHE_SECONDS)
+        monkeypatch.setattr(apiserver, "now", lambda: after)
         assert client.get("/version", headers=bearer).status_code == 401

@@ -6,6 +6,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -69,7 +70,10 @@ class Resources:
             approved = wanted.subresource == "approval"
             return 200, writing.approve(document) if approved else writing.replace(lambda _old: document)
         if wanted.verb == "patch":
-            return writing.patch(content_type.partition(";")[0].strip(), body)
+            status, document = writing.patch(content_type.partition(";")[0].strip(), body)
+            if status == HTTPStatus.CREATED and not dry_run:
+                self._run_controllers(kind, document)
+            return status, document
         if wanted.verb in {"delete", "deletecollection"}:
             return 200, self._delete(writing, kind, wanted, dry_run=dry_run)
         raise Failure(
@@ -223,7 +227,7 @@ class _Writing:
             self._signing.sign(self._wanted.name)
         return answered
 
-    def patch(self, content_type: str, body: bytes) -> tuple[int, JsonObject]:
+    def patch(self, content_type: str, body: bytes) -> tuple[int, Document]:
         """Strategic merges are plain ones here: no list is merged. Applying creates what is missing."""
         if content_type not in {*_MERGED_AS, _APPLIED_AS}:
             raise Failure(

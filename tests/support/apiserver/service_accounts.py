@@ -64,10 +64,12 @@ class ServiceAccountTokens:
 
     Attributes:
         issuer: the claim `iss`.
+        tells_ids: whether users have the ids of their tokens: the feature gate ServiceAccountTokenJTI, on since 1.30.
     """
 
     def __init__(self, storage: Storage, url: str, now: Callable[[], datetime]) -> None:
         self.issuer = ISSUER
+        self.tells_ids = True
         self._storage = storage
         self._url = url
         self._now = now
@@ -189,7 +191,8 @@ class ServiceAccountTokens:
         namespace, account = private["namespace"], private["serviceaccount"]
         self._check_account(namespace, account["name"], account["uid"])
         groups = (*account_groups(namespace), AUTHENTICATED)
-        return Accepted(Identity(claims["sub"], groups, f"JTI={claims['jti']}"), account["uid"], shared)
+        credential_id = f"JTI={claims['jti']}" if self.tells_ids else None
+        return Accepted(Identity(claims["sub"], groups, credential_id), account["uid"], shared)
 
     def _check_account(self, namespace: str, name: str, claimed_uid: str) -> None:
         try:
