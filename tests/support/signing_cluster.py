@@ -57,6 +57,8 @@ class MemoryClusters:
     double: Addressed
     sealed: dict[str, bytes] = field(default_factory=dict)
     exchanges: int = 0
+    signer: str = "csr_api"
+    problem: str | None = None
 
     def store(self, ca: ClientCA) -> ClientCA:
         assert ca.sealed_key is not None
@@ -67,11 +69,16 @@ class MemoryClusters:
         if ca_id not in self.sealed:
             return None
         return SigningCluster(
-            CLUSTER_ID, self.double.url, self.double.server_ca.read_bytes(), ca_id, self.sealed[ca_id]
+            CLUSTER_ID,
+            self.double.url,
+            self.double.server_ca.read_bytes(),
+            ca_id,
+            self.sealed[ca_id],
+            self.problem,
         )
 
     async def signed_by(self, cluster_id: str, signer: str) -> SigningCluster | None:
-        assert (cluster_id, signer) == (CLUSTER_ID, "csr_api")
+        assert (cluster_id, signer) == (CLUSTER_ID, self.signer)
         return await self.of_ca(next(iter(self.sealed), ""))
 
     async def exchange_secret(self, ca_id: str, before: bytes, after: bytes) -> bool:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, SecretStr
 
 from clustercert.issuance.signers.csr_api import CsrApiSettings
 from clustercert.issuance.signers.pkcs11 import Pkcs11Settings
+from clustercert.issuance.signers.token import TokenSettings
 from clustercert.issuance.signers.transit import TransitSettings
 from scripts.chart_schema import MODELS, SIGNERS, values_schema
 
@@ -45,6 +46,7 @@ def test_each_entry_point_of_a_signer_is_in_the_schema_with_its_settings() -> No
         "csr_api": CsrApiSettings,
         "local": None,
         "pkcs11": Pkcs11Settings,
+        "token": TokenSettings,
         "transit": TransitSettings,
     }
     tables = values_schema()["definitions"]["Settings"]["properties"]["signers"]["properties"]

@@ -1,20 +1,21 @@
-"""Connections of this service to API servers, with short-lived certificates that the service issues to itself.
+"""Connections of this service to API servers.
 
-The private keys exist only in this process's memory, for a few minutes.
+The service issues short-lived certificates to itself. The private keys exist only in this process's memory, for a few
+minutes. In clusters whose credentials are tokens, the service has a service account, with which its signer connects.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from cachetools import LRUCache
 
 from clustercert.kube_api import ApiServerRefused, ClientIdentity, KubeApi
-from clustercert.model import Caller, Cluster, Domain, Grant, Issued, IssueRequest, Origin, User
-from clustercert.model.errors import Unavailable
+from clustercert.model import Caller, ClientCA, Cluster, Domain, Grant, Issued, IssueRequest, Origin, User
+from clustercert.model.errors import SignerError, Unavailable
 from clustercert.model.kubernetes import SERVICE
 from clustercert.pki.keys import key_pem
 from clustercert.pki.leaf import der_pem
@@ -40,6 +41,17 @@ class CertificateIssuer(Protocol):
         self, caller: Caller, cluster: Cluster, grant: Grant, request: IssueRequest, decided_at: datetime
     ) -> Issued:
         """Issue a certificate and record it durably. Raises SignerError, RemoteFailed or Unavailable."""
+
+
+@runtime_checkable
+class AccountSigner(Protocol):
+    """Connects with the service's own service account; implemented by `issuance.signers.token`."""
+
+    async def call(self, ca: ClientCA, work: Callable[[KubeApi], Awaitable[T]]) -> T:
+        """Run `work` with a client for a CA's cluster.
+
+        Raises SignerError, RemoteFailed, Unavailable, or any error that `work` raises.
+        """
 
 
 @dataclass(slots=True, eq=False)
@@ -74,11 +86,13 @@ class ClusterConnections:
     Attributes:
         is_revoked: returns whether the certificate with this fingerprint is revoked. Raises Unavailable.
         now: returns the current time in UTC.
+        signers: the signers by name, for clusters whose credentials are tokens.
     """
 
     issuer: CertificateIssuer
     is_revoked: Callable[[bytes], Awaitable[bool]]
     now: Callable[[], datetime]
+    signers: Mapping[str, object] = field(default_factory=dict)
     _connections: LRUCache[str, _Connection] = field(default_factory=lambda: LRUCache(MAX_OPEN))
     _locks: dict[str, asyncio.Lock] = field(default_factory=dict)
 
@@ -87,6 +101,8 @@ class ClusterConnections:
 
         Raises SignerError, RemoteFailed, Unavailable, or any error that `work` raises.
         """
+        if cluster.credential_kind == "token":
+            return await self._account_signer(cluster).call(cluster.client_ca, work)
         async with self._opened(cluster) as connection:
             try:
                 return await _succeeded(connection, work)
@@ -100,6 +116,15 @@ class ClusterConnections:
         while self._connections:
             _, connection = self._connections.popitem()
             await connection.retire()
+
+    def _account_signer(self, cluster: Cluster) -> AccountSigner:
+        if cluster.signer in self.signers:
+            signer = self.signers[cluster.signer]
+            if isinstance(signer, AccountSigner):
+                return signer
+        raise SignerError(
+            f"This cluster's signer {cluster.signer} is not installed. The operator must install this signer."
+        )
 
     @contextlib.asynccontextmanager
     async def _opened(

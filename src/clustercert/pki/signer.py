@@ -6,7 +6,7 @@ Signers are plugins in the entry point group `clustercert.signers`. No other cod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from clustercert.model import ClientCA, Cluster, KeyType, SigningRequest
 from clustercert.model.choices import LeafProfile
@@ -191,6 +191,19 @@ class SigningClusters(Protocol):
         """Return the id of this installation. Raises Unavailable if there is no audit log yet."""
 
 
+class ClusterLook(Protocol):
+    """Looks at a cluster whose credentials are tokens; implemented by `kubernetes.token_look`."""
+
+    async def __call__(self, api: Any, cluster: Registration, installation: str) -> str | None:
+        """Return the problem because of which the cluster may get no tokens, or None.
+
+        Raises ApiServerRefused, RemoteFailed or Unavailable.
+
+        Args:
+            api: a `kube_api.KubeApi` with the service's own account in the cluster.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class SignerContext:
     """What a signer is built from.
@@ -199,11 +212,13 @@ class SignerContext:
         settings: the table `[signers.NAME]` from the settings.
         custody: encrypts the secrets that the signer stores in the database.
         clusters: for signers that connect to clusters; None if there is no database.
+        look: for the signer `token`; None if the process does not look at clusters.
     """
 
     settings: Mapping[str, object] = field(repr=False)
     custody: SecretSealer
     clusters: SigningClusters | None = None
+    look: ClusterLook | None = None
 
 
 # The class or function in a signer's entry point. The call raises ValueError for invalid settings, with a message that

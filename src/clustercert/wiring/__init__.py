@@ -185,7 +185,7 @@ def _components(
     issuance = Issuance(clusters.cache, policy, keys, signers, ledger, usernames, now=utc_now)
     enforcement = EnforcementQueries(database)
     # The service needs a certificate to create bindings, so its own certificates are issued without a binding.
-    connections = ClusterConnections(issuance, enforcement.is_revoked, utc_now)
+    connections = ClusterConnections(issuance, enforcement.is_revoked, utc_now, signers)
     bindings = Bindings(connections)
     oidc = oidc_authenticator(settings, identity, clusters, connections)
     identity.sessions.keystone = keystone.logins if keystone is not None else None

@@ -2,11 +2,14 @@
 
 import base64
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from clustercert.kube_api import KubeApi, segment
+from clustercert.model import JsonObject
 from clustercert.model.errors import InvalidRequest, RemoteFailed
 
 MAX_TOKEN_BYTES = 16 * 1024
@@ -40,20 +43,33 @@ class AccountToken:
         return self.issued_at + (self.expires_at - self.issued_at) / 2
 
 
+def read_claims(text: str) -> JsonObject:
+    """Return the claims of a token (JWT) without verifying its signature. Raises ValueError, without the token."""
+    if not _is_token(text):
+        raise ValueError("not a JWT")
+    payload = text.split(".")[1]
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (ValueError, RecursionError) as error:
+        raise ValueError("the claims of a JWT can't be read") from error
+    if isinstance(claims, dict):
+        return claims
+    raise ValueError("the claims of a JWT are not an object")
+
+
 def parse_token(unverified: bytes) -> AccountToken:
     """Parse a token. Raises InvalidRequest, without the token in the message."""
     text = unverified.strip().decode("ascii", "replace")
-    if len(text) > MAX_TOKEN_BYTES or not _TOKEN.fullmatch(text):
+    if not _is_token(text):
         raise InvalidRequest(
             "signer_token: it must be the token of a service account (a JWT), and nothing else."
         )
     try:
-        payload = text.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        claims: Any = read_claims(text)
         user = _USER.fullmatch(claims["sub"])
         uid = str(claims["kubernetes.io"]["serviceaccount"]["uid"])
         times = [datetime.fromtimestamp(int(claims[name]), UTC) for name in ("iat", "exp")]
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InvalidRequest(
             "signer_token: this is not a token of a service account that expires. Create one with `kubectl create"
             " token`."
@@ -63,24 +79,36 @@ def parse_token(unverified: bytes) -> AccountToken:
     return AccountToken(text, user[0], user[1], user[2], uid, *times)
 
 
+async def request_token(api: KubeApi, namespace: str, name: str, lifetime: timedelta) -> str:
+    """Request a token for a service account. Returns what the API server sent as the token, unverified, maybe empty.
+
+    Raises ApiServerRefused, RemoteFailed or Unavailable.
+
+    Args:
+        lifetime: at least `SHORTEST`. The API server may shorten the lifetime.
+    """
+    answer = await api.create(
+        f"/api/v1/namespaces/{segment(namespace)}/serviceaccounts/{segment(name)}/token",
+        {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": math.ceil(lifetime.total_seconds())},
+        },
+        max_bytes=_MAX_ANSWER_BYTES,
+    )
+    status = answer.get("status")
+    token = status.get("token") if isinstance(status, dict) else None
+    return token if isinstance(token, str) else ""
+
+
 async def new_token(api: KubeApi, account: AccountToken, lifetime: timedelta) -> AccountToken:
     """Request another token for the same account. The API server may shorten the lifetime.
 
     Raises ApiServerRefused, RemoteFailed or Unavailable.
     """
-    path = f"/api/v1/namespaces/{segment(account.namespace)}/serviceaccounts/{segment(account.name)}/token"
-    answer = await api.create(
-        path,
-        {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "spec": {"expirationSeconds": int(lifetime.total_seconds())},
-        },
-        max_bytes=_MAX_ANSWER_BYTES,
-    )
-    status = answer.get("status")
+    text = await request_token(api, account.namespace, account.name, lifetime)
     try:
-        renewed = parse_token(str(status.get("token") if isinstance(status, dict) else "").encode())
+        renewed = parse_token(text.encode())
     except InvalidRequest as error:
         raise RemoteFailed(
             "The cluster's API server sent no valid token for this service's account. Tell the operator."
@@ -90,3 +118,7 @@ async def new_token(api: KubeApi, account: AccountToken, lifetime: timedelta) ->
             "The cluster's API server sent a token for another account. Tell the operator to check the cluster."
         )
     return renewed
+
+
+def _is_token(text: str) -> bool:
+    return len(text) <= MAX_TOKEN_BYTES and _TOKEN.fullmatch(text) is not None
