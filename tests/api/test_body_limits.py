@@ -80,6 +80,7 @@ LARGEST: dict[tuple[str, str], dict[str, Any]] = {
         "auto_complete": True,
         "deny_old": True,
     },
+    ("POST", f"{CLUSTER}/unknown-credentials"): {"count": 10**6},
     ("POST", f"{ROTATION}/complete"): {"force": True, "holders": 10**9},
     ("POST", f"{ROTATION}/certificates"): {"csr": ("A" * 64 + "\n") * (MAX_CSR_BYTES // 65)},
     ("POST", f"{ROTATION}/proofs"): {

@@ -153,6 +153,8 @@ OPERATIONS = [
     f"POST {ROTATION}/abort",
     f"POST {ROTATION}/certificates",
     f"POST {ROTATION}/proofs",
+    "GET /clustercert/v1/projects/{project_id}/clusters/{cluster}/unknown-credentials",
+    "POST /clustercert/v1/projects/{project_id}/clusters/{cluster}/unknown-credentials",
     "GET /clustercert/v1/projects/{project_id}/client-ca-rotations",
     "GET /clustercert/v1/overview",
     "GET /clustercert/v1/fleet",

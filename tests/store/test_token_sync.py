@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from clustercert.clusters.unknown_tokens import UnknownTokenDeletion
 from clustercert.kube_api import KubeApi
 from clustercert.kubernetes import token_listing
 from clustercert.kubernetes.token_sync import LOOK_SECONDS, MAX_UNKNOWN, UNKNOWN_SECONDS, TokenSync
-from clustercert.model import CertificateRecord, Cluster
-from clustercert.model.errors import RemoteFailed, Unavailable
+from clustercert.model import Actor, CertificateRecord, Cluster
+from clustercert.model.errors import Conflict, RemoteFailed, Unavailable
 from clustercert.model.kubernetes import INSTALLATION_LABEL, MANAGED_BY
 from clustercert.model.token_objects import (
     ACCOUNTS_PATH,
@@ -580,3 +581,17 @@ async def test_no_installation_means_no_deletion(scene: Scene) -> None:
     with pytest.raises(Unavailable):
         await scene.done()
     assert set(paths) < scene.left
+
+
+async def test_an_operator_confirms_only_the_number_that_waits(scene: Scene) -> None:
+    deletion = UnknownTokenDeletion(scene.sync.clusters, lambda: scene.now)
+    count = MAX_UNKNOWN + 1
+    with pytest.raises(Conflict, match="no credential of this cluster waits"):
+        await deletion.confirm(HERE, count, actor=Actor.service())
+    await restored(scene, count, 0)
+    with pytest.raises(Conflict, match=f"{count} credentials of this cluster wait"):
+        await deletion.confirm(HERE, count - 1, actor=Actor.service())
+    assert await deletion.status(HERE) == UnknownTokens(count, 0)
+    for _ in range(2):
+        assert await deletion.confirm(HERE, count, actor=Actor.service()) == UnknownTokens(count, count)
+    assert [told["unknown"] for told in scene.events("deletion_confirmed")] == [count]

@@ -232,6 +232,7 @@ class CellRequests:
             RequestClient(self.world, self.client).end_all()
         return {
             "access-requests": {"cluster_id": self.world.clusters["plain"].id, "groups": ["asked"]} | ASKED,
+            "unknown-credentials": {"count": 0},
             "approve": REASON,
             "deny": REASON,
             "extend": ASKED,

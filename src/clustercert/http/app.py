@@ -28,7 +28,7 @@ from clustercert.http import (
     sessions,
     webhook,
 )
-from clustercert.http.administration import ca_rotation, credentials, directory, roles
+from clustercert.http.administration import ca_rotation, credentials, directory, roles, unknown_tokens
 from clustercert.http.administration import clusters as registered_clusters
 from clustercert.http.cce import clustercert, clusters
 from clustercert.http.dependencies import Services
@@ -58,6 +58,7 @@ API_ROUTERS = (
     credentials.router,
     registered_clusters.router,
     ca_rotation.router,
+    unknown_tokens.router,
     keystone.router,
     operations.root_path,
     operations.router,

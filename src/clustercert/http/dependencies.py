@@ -19,6 +19,7 @@ from clustercert.clusters.ca_rotation import CaRotations
 from clustercert.clusters.discarded_keys import DiscardedKeys
 from clustercert.clusters.overview import Overviews
 from clustercert.clusters.registry import Clusters
+from clustercert.clusters.unknown_tokens import UnknownTokenDeletion
 from clustercert.http import OWN
 from clustercert.http.body import received
 from clustercert.http.context import context_of
@@ -84,6 +85,7 @@ class Services:
     clusters: Clusters
     ca_rotations: CaRotations
     discarded_keys: DiscardedKeys
+    unknown_tokens: UnknownTokenDeletion
     identity: Identity
     sessions: Sessions
     revocation: RevocationService

@@ -441,6 +441,7 @@ def services_of(components: Components, role: ServerRole) -> Services:
         clusters=components.clusters,
         ca_rotations=components.ca_rotations,
         discarded_keys=components.discarded_keys,
+        unknown_tokens=components.unknown_tokens,
         identity=components.identity,
         sessions=components.identity.sessions,
         revocation=components.revocation,

@@ -26,6 +26,7 @@ from clustercert.clusters.discarded_keys import DiscardedKeys
 from clustercert.clusters.overview import Overviews
 from clustercert.clusters.registry import Clusters
 from clustercert.clusters.signer_maintenance import SignerMaintenance
+from clustercert.clusters.unknown_tokens import UnknownTokenDeletion
 from clustercert.custody import Custody
 from clustercert.custody.sources import open_sources
 from clustercert.identity.roles import Roles
@@ -122,6 +123,7 @@ class Components:
     clusters: Clusters
     ca_rotations: CaRotations
     discarded_keys: DiscardedKeys
+    unknown_tokens: UnknownTokenDeletion
     issuance: Issuance
     explanations: Explanations
     requests: AccessRequests
@@ -232,6 +234,7 @@ def _components(
             settings.issuing.ca_key_type,
         ),
         discarded_keys=DiscardedKeys(cas, signers, utc_now),
+        unknown_tokens=UnknownTokenDeletion(SigningClusterQueries(database), utc_now),
         issuance=replace(
             issuance,
             bindings=bindings,

@@ -7,7 +7,7 @@ import typer
 
 from clustercert.cli.commands import on_service, on_store
 from clustercert.cli.kubernetes import remove as leave
-from clustercert.cli.kubernetes import setup, verify
+from clustercert.cli.kubernetes import setup, unknown, verify
 from clustercert.cli.lookup import cluster_path, find_cluster, full_name
 from clustercert.cli.options import (
     ClusterArgument,
@@ -227,6 +227,7 @@ app.command("setup")(setup.setup)
 app.command("verify")(verify.verify)
 app.command("remove")(leave.remove)
 app.command("import-audit-log")(import_audit_log)
+app.command("accept-unknown")(unknown.accept_unknown)
 app.add_typer(token)
 
 
