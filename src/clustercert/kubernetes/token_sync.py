@@ -65,11 +65,6 @@ nothing is wrong. Raises RemoteFailed or Unavailable.
 """
 
 
-async def no_problem(_api: KubeApi, _cluster: Cluster, _installation: str) -> str | None:
-    """Find no problem."""
-    return None
-
-
 @dataclass(slots=True)
 class _State:
     """What this process knows about a cluster. A new leader knows nothing, and begins with a look.
@@ -112,7 +107,7 @@ class TokenSync:
     record: Callable[[AuditEvent], Awaitable[None]]
     generation: Callable[[], int]
     now: Callable[[], datetime]
-    find_problem: FindProblem = no_problem
+    find_problem: FindProblem
     clock: Callable[[], float] = time.monotonic
     _states: dict[str, _State] = field(default_factory=dict)
 
