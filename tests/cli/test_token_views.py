@@ -4,7 +4,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -12,9 +12,11 @@ from clustercert.model import CertificateRecord
 from clustercert.wiring import open_components
 from support import world as worlds
 from support.command_line import Operator
+from support.kubernetes_messages import audit_event
 from support.token_clusters import record_token, use_tokens
 from support.world import World
 
+USERS = "system:serviceaccount:clustercert-users:"
 ROLES = {"clustercert:editors": ("clusterrole/view",)}
 
 
@@ -71,3 +73,28 @@ def test_a_revocation_says_how_a_token_ends(shell: Shell) -> None:
     )
     assert "account: The token loses its rights" in explained
     assert "An open watch continues" in explained
+
+
+def test_an_audit_log_shows_uses_of_tokens(shell: Shell, tmp_path: Path) -> None:
+    account = f"{USERS}member-{shell.token.credential_number}"
+    foreign = f"JTI={uuid4()}"
+    log = tmp_path / "audit.log"
+    events = [
+        audit_event(shell.jti, at="2026-03-14T16:00:00.000000Z", user=account, groups=()),
+        audit_event(shell.jti, at="2026-03-14T17:00:00.000000Z", user=account, groups=()),
+        # Somebody else created a token of the account, and of an account that the ledger does not have.
+        audit_event(foreign, user=account, groups=()),
+        audit_event(foreign, user=f"{USERS}default", groups=()),
+        audit_event(foreign, user="system:serviceaccount:kube-system:default", groups=()),
+    ]
+    log.write_text("".join(f"{json.dumps(each)}\n" for each in events))
+    read = shell.operator.output_json("kubernetes", "import-audit-log", "eip", log)
+    assert (read["lines"], read["uses"]) == (5, 4)
+    shown = json.loads(shell.operator.output("certificate", "show", shell.jti, "--output", "json"))
+    assert (shown["first_seen_at"], shown["last_seen_at"]) == ("2026-03-14T16:00:00Z", "2026-03-14T17:00:00Z")
+    report = shell.operator.output_json("certificate", "access", "--cluster", "eip")
+    assert {each["username"] for each in report["unknown_credentials"]} == {account, f"{USERS}default"}
+    # In a cluster with certificates, accounts with such names belong to another installation.
+    shell.operator.output("kubernetes", "import-audit-log", "plain", log)
+    report = shell.operator.output_json("certificate", "access", "--cluster", "plain")
+    assert report["unknown_credentials"] == []

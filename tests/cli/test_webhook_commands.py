@@ -93,6 +93,7 @@ def test_an_audit_log_is_imported(operator: Operator, cluster: dict[str, Any], t
         "revoked_at": None,
         "altered_at": None,
         "username": None,
+        "kind": "certificate",
         **dict.fromkeys(("not_before", "not_after", "issued_at"), "2026-03-01 00:00:00.000000"),
     }
     del values["id"]

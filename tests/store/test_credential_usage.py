@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 from sqlalchemy import insert, select
@@ -51,9 +52,10 @@ from support.credential_usage import (
 )
 from support.lock_waits import LockWaits
 from support.log_capture import captured_lines
-from support.samples import CLUSTER_ID, PROJECT_ID
+from support.samples import CLUSTER_ID, PROJECT_ID, cluster
 from support.store_records import register_cluster
 from support.stores import NOW, Store, event, patient
+from support.token_clusters import record_token
 
 SECOND = timedelta(seconds=1)
 
@@ -608,6 +610,26 @@ async def test_an_allowed_use_after_a_revocation_is_reported(
     assert REVOKED_CREDENTIALS_USED._value.get() == reports + 1
     (stored,) = store.rows("SELECT revoked_used_at FROM certificate")
     assert stored == (store.time(NOW + 4 * SECOND),)
+
+
+async def test_a_token_is_reported_once_the_api_servers_cache_must_have_expired(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    record = await record_token(database, replace(cluster(), id=CLUSTER_ID))
+    await RevocationQueries(database).revoke(revocation_of(record, "certificate"), event())
+    config = replace(WEBHOOK_CONFIG, kind="token")
+    username = f"system:serviceaccount:clustercert-users:alice-{record.credential_number}"
+    identity = RequestSender(username, (), (), token_ids=(str(UUID(hex=record.serial)),))
+    [shown] = await Recognition(known).recognize(CLUSTER_ID, identity)
+    for seconds, reported in ((12, []), (13, [(NOW + 13 * SECOND).isoformat()])):
+        at = NOW + seconds * SECOND
+        allowed = AllowedRequests(1, Allowed(at, at), Allowed(at, at))
+        usage.report(
+            ObservedUse(config, identity, shown, at, at, ORIGIN, "audit-events", None, allowed=allowed)
+        )
+        await usage.flush()
+        assert [each["used_at"] for each in revoked_uses(store)] == reported
+    assert times(store, record) == (store.time(NOW + 12 * SECOND), store.time(NOW + 12 * SECOND))
 
 
 async def test_uses_after_a_revocation_are_one_event_an_hour_for_all_workers(

@@ -2,17 +2,21 @@
 
 import os
 from dataclasses import replace
+from uuid import UUID, uuid4
 
 import pytest
 
 from clustercert.kubernetes.webhook.recognition import Recognition, Recognized
-from clustercert.kubernetes.webhook.review import RequestSender
+from clustercert.kubernetes.webhook.review import RequestSender, parse_identity
 from clustercert.model import CertificateRecord
+from clustercert.model.issuance import jti_fingerprint
+from clustercert.model.kubernetes import CREDENTIAL_ID
 from clustercert.store.engine.database import Database
 from clustercert.store.kubernetes.credential_cache import CredentialCache, RevocationFeed
 from support.credential_cache import PATIENT, recorded
-from support.samples import CLUSTER_ID
+from support.samples import CLUSTER_ID, cluster
 from support.statements import Statements
+from support.token_clusters import record_token
 
 EVERYBODY = "system:authenticated"
 PREFIX = "clustercert:credential:"
@@ -119,3 +123,50 @@ async def test_certificates_without_a_credential_group_are_unknown_whatever_thei
     # Without a certificate there is nothing to recognise.
     assert await recognition.recognize(CLUSTER_ID, replace(who, fingerprints=(), malformed=False)) == []
     assert statements.texts == []
+
+
+async def token_recorded(database: Database, **changed: object) -> CertificateRecord:
+    return await record_token(database, replace(cluster(), id=CLUSTER_ID), **changed)
+
+
+def with_token(record: CertificateRecord, jti: str | None = None) -> RequestSender:
+    """The identity that an API server sends for a token."""
+    username = f"system:serviceaccount:clustercert-users:alice-{record.credential_number}"
+    extra = {CREDENTIAL_ID: [f"JTI={jti or UUID(hex=record.serial)}"]}
+    return parse_identity(username, ["system:serviceaccounts", EVERYBODY], extra)
+
+
+async def test_a_token_is_recognized_by_its_account_and_id(
+    database: Database, recognition: Recognition
+) -> None:
+    record = await token_recorded(database)
+    found = await one(recognition, with_token(record))
+    assert found.credential is not None
+    assert (found.fingerprint, found.fault, found.altered) == (record.fingerprint, None, False)
+    # API servers before 1.32 send no credential id.
+    assert (await one(recognition, replace(with_token(record), token_ids=()))).credential == found.credential
+
+
+async def test_another_token_of_an_account_is_unknown(database: Database, recognition: Recognition) -> None:
+    record = await token_recorded(database)
+    foreign = str(uuid4())
+    found = await one(recognition, with_token(record, foreign))
+    assert (found.credential, found.fault, found.claims_ours) == (None, "unknown", True)
+    assert found.fingerprint == jti_fingerprint(foreign)
+    name = replace(with_token(record), username="system:serviceaccount:clustercert-users:default")
+    assert (await one(recognition, name)).fault == "unknown"
+
+
+async def test_accounts_and_certificates_are_not_taken_for_each_other(
+    database: Database, recognition: Recognition
+) -> None:
+    token = await token_recorded(database, cluster_id="5" * 8 + CLUSTER_ID[8:])
+    assert (await one(recognition, with_token(token))).fault == "other_cluster"
+    certificate = await recorded(database, cluster_id=CLUSTER_ID)
+    as_account = replace(with_token(certificate, "none"), token_ids=())
+    assert (await one(recognition, as_account)).fault == "forged"
+    token = await token_recorded(database)
+    as_certificate = RequestSender(
+        token.user_id, (*token.groups, PREFIX + token.credential_number, EVERYBODY), (os.urandom(32),)
+    )
+    assert (await one(recognition, as_certificate)).fault == "forged"

@@ -217,13 +217,18 @@ class Cluster(Registration):
     @property
     def credential_kind(self) -> CredentialKind:
         """What users of the cluster get: certificates, or tokens of service accounts."""
-        return "token" if self.signer == TOKEN_SIGNER else "certificate"
+        return credential_kind(self.signer)
 
     @property
     def shown_name(self) -> str:
         """`DOMAIN/PROJECT/CLUSTER`, or only the cluster's name if the project's name is not known."""
         project = self.project_name
         return self.name if project is None else f"{project.domain.name}/{project.name}/{self.name}"
+
+
+def credential_kind(signer: str) -> CredentialKind:
+    """Return what users of a cluster with this signer get."""
+    return "token" if signer == TOKEN_SIGNER else "certificate"
 
 
 class DeclaredProperty(NamedTuple):

@@ -58,9 +58,9 @@ async def import_audit_log(
 ) -> None:
     """Import a kube-apiserver's audit log.
 
-    The log shows when certificates were used, and which client certificates came from other issuers. Only the audit log
-    shows members of system:masters, since no webhook is called for them. Importing a log twice changes nothing. A file
-    without any audit event is rejected, unless it is empty.
+    The log shows when certificates and tokens were used, and which client certificates came from other issuers. Only
+    the audit log shows members of system:masters, since no webhook is called for them. Importing a log twice changes
+    nothing. A file without any audit event is rejected, unless it is empty.
 
     Examples:
         clustercert kubernetes import-audit-log prod audit.log
@@ -94,7 +94,7 @@ class _AuditLog:
 
     Attributes:
         lines: number of lines read so far, without empty lines.
-        uses: number of lines that show the use of a client certificate.
+        uses: number of lines that show the use of a client certificate, or of a token of clustercert-users.
         skipped: number of lines that are not audit events.
     """
 

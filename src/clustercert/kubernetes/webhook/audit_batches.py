@@ -156,6 +156,9 @@ class AuditBatches:
             at = min(request.at, now)
             spans.setdefault(request.identity, _Span(at, at)).add(request, at, request.at - at)
         for identity, span in spans.items():
+            if identity.account is not None and webhook_config.kind != "token":
+                # An account of another installation, which uses tokens.
+                continue
             for recognized in await self.recognition.recognize(webhook_config.cluster_id, identity):
                 self.credential_usage.report(
                     ObservedUse(

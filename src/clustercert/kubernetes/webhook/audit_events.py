@@ -144,7 +144,7 @@ class _Parser:
 
 
 class EventListParser(_Parser):
-    """Parses an EventList and collects the requests that used a client certificate.
+    """Parses an EventList and collects the requests that used a client certificate or may have used a token of ours.
 
     Attributes:
         readable: number of events so far with a valid user and time.
@@ -186,7 +186,7 @@ class EventListParser(_Parser):
             self.unreadable += 1
             return
         self.readable += 1
-        if _has_certificate(request):
+        if _may_be_ours(request):
             self._requests.append(request)
 
 
@@ -197,14 +197,14 @@ class EventParser(_Parser):
         super().__init__(_EVENT)
 
     def close(self) -> AuditedRequest | None:
-        """Return the request, or `None` if it used no client certificate.
+        """Return the request, or `None` if it used no client certificate and no token of clustercert-users.
 
         Raises InvalidRequest if the document is not an Event.
         """
         if not self._close("Event"):
             raise InvalidRequest(f"The line is not an Event of {API_VERSION}.")
         request = _audited_request(self._members)
-        return request if _has_certificate(request) else None
+        return request if _may_be_ours(request) else None
 
 
 def _token_receiver(read: Reader) -> Callable[[JsonToken], object]:
@@ -356,5 +356,9 @@ def _time(text: Any) -> datetime:
     return time
 
 
-def _has_certificate(request: AuditedRequest) -> bool:
-    return request.identity.has_certificate or bool(credential_groups(request.identity.groups))
+def _may_be_ours(request: AuditedRequest) -> bool:
+    """Whether the request used a client certificate, or a token of an account in the namespace clustercert-users."""
+    identity = request.identity
+    return (
+        identity.has_certificate or identity.account is not None or bool(credential_groups(identity.groups))
+    )

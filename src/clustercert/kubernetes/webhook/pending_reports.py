@@ -9,7 +9,7 @@ from clustercert.kubernetes.webhook.recognition import Recognized
 from clustercert.kubernetes.webhook.review import RequestSender
 from clustercert.model import CREDENTIAL_PREFIX, Origin
 from clustercert.model.events.operation import CredentialAlert
-from clustercert.model.kubernetes import MASTERS
+from clustercert.model.kubernetes import MASTERS, TOKEN_REFUSED_AFTER
 from clustercert.store.clusters.registry import ClusterWebhookConfig
 from clustercert.store.kubernetes.credential_usage import AllowedUses, UnknownUse, Use
 from clustercert.store.kubernetes.use_counts import UseCount
@@ -87,6 +87,8 @@ class ObservedUse:
             raise ValueError("no request was allowed")
         first, last = self.allowed.first, self.allowed.last
         delay = timedelta(seconds=self.webhook_config.options.unauthorized_ttl_seconds) + NOTICED_AFTER
+        if self.webhook_config.kind == "token":
+            delay = timedelta(seconds=TOKEN_REFUSED_AFTER)
         uses = UseCount(self.allowed.count, first.at, last.at)
         return AllowedUses(uses, first.decided_at - delay, last.decided_at - delay)
 

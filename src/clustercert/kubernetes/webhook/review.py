@@ -6,12 +6,13 @@ staging/src/k8s.io/api/authorization/v1/types.go. The tests use requests recorde
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from clustercert.model import credential_groups
 from clustercert.model.errors import InvalidRequest
-from clustercert.model.kubernetes import CREDENTIAL_ID, X509_ID
+from clustercert.model.kubernetes import CREDENTIAL_ID, TOKEN_ID, USERS_PREFIX, X509_ID
 
 V1, V1BETA1 = "authorization.k8s.io/v1", "authorization.k8s.io/v1beta1"
 # The name of the field for groups in the spec, by API version.
@@ -35,6 +36,7 @@ class RequestSender:
         fingerprints: the fingerprints in the X.509 credential ids, 32 bytes each, at most 16.
         malformed: whether an X.509 credential id is not a fingerprint, or there are more than 16 such ids.
         has_other_ids: whether the identity also has credential ids that are not X.509 ids, such as token ids.
+        token_ids: the ids (`jti`) of the tokens, at most 16; only for accounts of the namespace clustercert-users.
     """
 
     username: str
@@ -42,6 +44,14 @@ class RequestSender:
     fingerprints: tuple[bytes, ...]
     malformed: bool = False
     has_other_ids: bool = False
+    token_ids: tuple[str, ...] = ()
+
+    @property
+    def account(self) -> str | None:
+        """The name of the sender's service account in the namespace clustercert-users; None for other senders."""
+        if self.has_certificate or not self.username.startswith(USERS_PREFIX):
+            return None
+        return self.username.removeprefix(USERS_PREFIX)
 
     @property
     def has_certificate(self) -> bool:
@@ -121,7 +131,13 @@ def parse_identity(username: object, groups: object, extra: object) -> RequestSe
         fingerprints=tuple(dict.fromkeys(found)),
         malformed=len(found) < len(x509_ids),
         has_other_ids=len(x509_ids) < len(credential_ids),
+        token_ids=_token_ids(credential_ids) if username.startswith(USERS_PREFIX) else (),
     )
+
+
+def _token_ids(credential_ids: Sequence[str]) -> tuple[str, ...]:
+    found = [each.removeprefix(TOKEN_ID) for each in credential_ids if each.startswith(TOKEN_ID)]
+    return tuple(dict.fromkeys(found))[:MAX_CREDENTIAL_IDS]
 
 
 def _strings(value: Any, name: str) -> tuple[str, ...]:

@@ -24,6 +24,8 @@ from sqlalchemy import (
 )
 
 from clustercert.model import AuditEvent, ClientCA, Cluster, ClusterOptions, Domain
+from clustercert.model.choices import CredentialKind
+from clustercert.model.clusters import credential_kind
 from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, InvalidRequest, NotFound
 from clustercert.model.identity import ProjectName
 from clustercert.model.kubernetes import TOKEN_SIGNER
@@ -447,6 +449,7 @@ class ClusterWebhookConfig:
     Attributes:
         denied_ca_id: the client CA whose certificates the webhook denies, because the CA is being replaced; None if
             there is none.
+        kind: what users of the cluster get, see `Cluster.credential_kind`.
     """
 
     cluster_id: str
@@ -454,6 +457,7 @@ class ClusterWebhookConfig:
     options: ClusterOptions
     hashes: tuple[bytes, ...]
     denied_ca_id: str | None = None
+    kind: CredentialKind = "certificate"
 
 
 class WebhookTokenQueries(Queries):
@@ -470,6 +474,7 @@ class WebhookTokenQueries(Queries):
             options=options_of(rows[0].options),
             hashes=tuple(row.hash for row in rows if row.hash is not None),
             denied_ca_id=rows[0].old_ca_id,
+            kind=credential_kind(rows[0].signer),
         )
 
     async def tokens_of_cluster(self, cluster_id: str) -> tuple[WebhookToken, ...]:
@@ -504,7 +509,11 @@ class WebhookTokenQueries(Queries):
 
 
 _WEBHOOK_CONFIG = (
-    select(_cluster.c.id, _cluster.c.project_id, _cluster.c.options, _token.c.hash, _rotation.c.old_ca_id)
+    select(
+        *(_cluster.c[name] for name in ("id", "project_id", "options", "signer")),
+        _token.c.hash,
+        _rotation.c.old_ca_id,
+    )
     .outerjoin(_token, _token.c.cluster_id == _cluster.c.id)
     # The condition is the same as in `CaRotation.denied_ca_id`.
     .outerjoin(

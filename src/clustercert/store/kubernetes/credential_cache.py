@@ -17,6 +17,7 @@ from typing import Any
 from cachetools import LRUCache, TTLCache
 from sqlalchemy import Integer, Row, Select, bindparam, select
 
+from clustercert.model.choices import CredentialKind
 from clustercert.model.errors import Unavailable
 from clustercert.observability import metrics
 from clustercert.store import tables
@@ -172,6 +173,7 @@ class CachedCertificate:
     revoked: bool
     revoked_at: datetime | None
     read_at: int
+    kind: CredentialKind = "certificate"
 
 
 class CredentialCache(Queries):
@@ -255,6 +257,7 @@ class CredentialCache(Queries):
             revoked=bool(row.revoked),
             revoked_at=row.revoked_at,
             read_at=read_at,
+            kind=row.kind,
         )
 
 
@@ -268,6 +271,7 @@ _COLUMNS = (
     "username",
     "groups",
     "revoked_at",
+    "kind",
 )
 _BY_NUMBER: Select[Any] = select(
     *(_certificate.c[name] for name in _COLUMNS), is_revoked().label("revoked")
