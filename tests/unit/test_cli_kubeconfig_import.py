@@ -8,7 +8,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.cli.kubeconfig.cluster_import import MAX_BYTES, ImportedCluster, read
+from clustercert.cli.kubeconfig.cluster_import import (
+    MAX_BYTES,
+    ImportedCluster,
+    KubeconfigCredential,
+    read,
+)
 from clustercert.cli.options import CommandError
 
 CA = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
@@ -136,3 +141,64 @@ def test_arbitrary_yaml_is_refused(tmp_path_factory: pytest.TempPathFactory, con
     path = written(tmp_path_factory.getbasetemp(), yaml.safe_dump(content))
     with pytest.raises(CommandError):
         taken(path)
+
+
+def credential_of(
+    folder: Path, user: dict[str, object], *, follow: bool = False
+) -> KubeconfigCredential | None:
+    content = document()
+    content["users"] = [{"name": "u", "user": user}]
+    path = written(folder, content)
+    return read(path, None, need_ca=True, follow_files=follow, need_credential=True).credential
+
+
+def encoded(text: bytes) -> str:
+    return base64.b64encode(text).decode()
+
+
+def test_the_credential_is_read_if_it_is_needed(tmp_path: Path) -> None:
+    pair: dict[str, object] = {"client-certificate-data": encoded(b"chain"), "client-key-data": encoded(b"key")}
+    assert credential_of(tmp_path, pair) == KubeconfigCredential(b"chain", b"key")
+    assert credential_of(tmp_path, {"token": "t"}) == KubeconfigCredential(token="t")
+    assert credential_of(tmp_path, {**pair, "token": "t"}) == KubeconfigCredential(b"chain", b"key", "t")
+
+
+def test_files_of_a_credential_are_read_only_if_that_is_allowed(tmp_path: Path) -> None:
+    for name in ("crt", "key", "token"):
+        (tmp_path / name).write_text(f"{name}\n")
+    files: dict[str, object] = {"client-certificate": "crt", "client-key": "key", "tokenFile": "token"}
+    with pytest.raises(CommandError, match=r"names the file crt\..*--follow-files"):
+        credential_of(tmp_path, files)
+    found = credential_of(tmp_path, files, follow=True)
+    assert found == KubeconfigCredential(b"crt\n", b"key\n", "token")
+
+
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [
+        ({"exec": {"command": "/bin/false"}, "token": "t0p-secret"}, "logs in with a program"),
+        ({"auth-provider": {"name": "gcp"}}, "logs in with a program"),
+        ({"username": "u", "password": "t0p-secret"}, "password"),
+        ({"token": "t0p-secret", "as": "root"}, "impersonates"),
+        ({}, "no client certificate and no token"),
+        ({"client-key-data": encoded(b"t0p-secret")}, "only one of client certificate and key"),
+        ({"client-certificate-data": "t0p-secret!", "client-key-data": "AAAA"}, "not base64"),
+        (
+            {
+                "client-certificate-data": "AAAA",
+                "client-key-data": encoded(b"-----BEGIN ENCRYPTED PRIVATE KEY-----"),
+            },
+            "is encrypted",
+        ),
+    ],
+)
+def test_an_unusable_credential_is_refused_without_its_content(
+    tmp_path: Path, user: dict[str, object], said: str
+) -> None:
+    with pytest.raises(CommandError, match=said) as refused:
+        credential_of(tmp_path, user)
+    assert "t0p-secret" not in refused.value.message
+
+
+def test_a_credential_does_not_appear_in_messages() -> None:
+    assert "s3cret" not in repr(KubeconfigCredential(b"c", b"s3cret", "s3cret"))
