@@ -157,7 +157,10 @@ def encoded(text: bytes) -> str:
 
 
 def test_the_credential_is_read_if_it_is_needed(tmp_path: Path) -> None:
-    pair: dict[str, object] = {"client-certificate-data": encoded(b"chain"), "client-key-data": encoded(b"key")}
+    pair: dict[str, object] = {
+        "client-certificate-data": encoded(b"chain"),
+        "client-key-data": encoded(b"key"),
+    }
     assert credential_of(tmp_path, pair) == KubeconfigCredential(b"chain", b"key")
     assert credential_of(tmp_path, {"token": "t"}) == KubeconfigCredential(token="t")
     assert credential_of(tmp_path, {**pair, "token": "t"}) == KubeconfigCredential(b"chain", b"key", "t")

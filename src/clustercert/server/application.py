@@ -495,7 +495,7 @@ def _routes() -> FastAPI:
 
 
 # Paths of events: lists, and single events by leaf index.
-_EVENTS = re.compile("/events(/[0-9]+)?$", re.ASCII)
+_LOG = re.compile("/(events(/[0-9]+)?|audit/log/key)$", re.ASCII)
 
 
 class LocalApplication:
@@ -531,7 +531,7 @@ class LocalApplication:
             messages.append(message)
 
         try:
-            if _EVENTS.search(scope["path"]):
+            if _LOG.search(scope["path"]):
                 await self._seal_events()
             await self._app(scope, receive, send)
         except ClustercertError as failure:
@@ -542,7 +542,10 @@ class LocalApplication:
         return start["status"], answered, b"".join(message.get("body", b"") for message in rest)
 
     async def _seal_events(self) -> None:
-        """Seal the waiting events, because only sealed events are shown. This process has no sealing job."""
+        """Seal the waiting events, because only sealed events are shown, and create a missing log.
+
+        This process has no sealing job.
+        """
         try:
             await self._log_sealer.seal_all()
         except LogDamaged as damage:

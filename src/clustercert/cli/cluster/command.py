@@ -10,6 +10,13 @@ import typer
 
 from clustercert.cli.administration.resources import RESOURCES
 from clustercert.cli.cluster import ca as cluster_ca
+from clustercert.cli.cluster import token_access
+from clustercert.cli.cluster.token_access import (
+    Administrator,
+    GroupRoleChangeOptions,
+    GroupRoleOptions,
+    NewGroupRoleOptions,
+)
 from clustercert.cli.commands import expand_options, on_service
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.lookup import (
@@ -48,10 +55,12 @@ from clustercert.cli.terminal.output import (
 )
 from clustercert.cli.terminal.prompts import confirm, read_secret
 from clustercert.model.choices import MAX_TTL_SECONDS, WebhookMode
+from clustercert.model.kubernetes import TOKEN_SIGNER
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from clustercert.cli.kubeconfig.cluster_import import ImportedCluster
     from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
 
@@ -101,7 +110,7 @@ class AddressOptions:
     follow_files: Annotated[
         bool,
         typer.Option(
-            "--follow-files", help="Read the CA from a file, if the kubeconfig refers to a CA file."
+            "--follow-files", help="Read the files that the kubeconfig names, such as the file of the CA."
         ),
     ] = False
 
@@ -110,19 +119,34 @@ class AddressOptions:
 
         Explicit options override the kubeconfig.
         """
-        ca_pem = read_file(self.server_ca) if self.server_ca is not None else None
+        url, ca_pem, _ = self.read_all()
+        return url, ca_pem
+
+    def read_all(
+        self, *, need_credential: bool = False
+    ) -> "tuple[str | None, bytes | None, ImportedCluster | None]":
+        """Like `read`, and also return what the kubeconfig has; `None` without a kubeconfig."""
+        url, ca_pem = self.explicit()
         if self.from_kubeconfig is None:
             if self.kube_context is not None or self.follow_files:
                 raise InvalidOption("--context and --follow-files require --from-kubeconfig.")
-            return self.internal_url, ca_pem
+            return url, ca_pem, None
         from clustercert.cli.kubeconfig import cluster_import
 
         found = cluster_import.read(
-            self.from_kubeconfig, self.kube_context, need_ca=ca_pem is None, follow_files=self.follow_files
+            self.from_kubeconfig,
+            self.kube_context,
+            need_ca=ca_pem is None,
+            follow_files=self.follow_files,
+            need_credential=need_credential,
         )
         if found.skipped_fields:
             print_note(f"Not imported from the context {found.context}: {', '.join(found.skipped_fields)}.")
-        return self.internal_url or found.server, ca_pem or found.ca_pem
+        return url or found.server, ca_pem or found.ca_pem, found
+
+    def explicit(self) -> tuple[str | None, bytes | None]:
+        """Return the address and the CA of explicit options only."""
+        return self.internal_url, read_file(self.server_ca) if self.server_ca is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,7 +401,7 @@ class SignerTokenOptions:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Token of the service account with which the signer csr_api logs in to the cluster, from"
+            help="Token of the service account with which the signer csr_api or token logs in to the cluster, from"
             " `kubectl create token`; - for standard input. Only for operators.",
         ),
     ] = None
@@ -436,12 +460,16 @@ def add(
     details: DetailOptions,
     enforcement: EnforcementOptions,
     signer: SignerOptions,
+    roles: NewGroupRoleOptions,
     domain: DomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Register a cluster and create its client CA. Only for operators and admins of the project.
 
-    Then configure the API server to trust the CA: see `clustercert kubernetes setup`.
+    Then configure the API server to trust the CA: see `clustercert kubernetes setup`. With --credential token, the
+    cluster needs no client CA and no setup: the command writes the objects that the service needs into the cluster,
+    with the administrator's credential in the kubeconfig, which is neither sent to the service nor stored. Name a role
+    for each group: --group-role dev=clusterrole/edit@shop --group-role audit=clusterrole/view.
 
     Examples:
         clustercert cluster add prod --project eu-de --from-kubeconfig admin.conf
@@ -451,14 +479,38 @@ def add(
 
     if CLUSTER_ID.fullmatch(name):
         raise UsageError(f"name: {name} looks like an id. Choose another name for the cluster.")
-    internal_url, ca_pem = address.read()
+    is_token = _wants_tokens(signer, roles)
+    needs_administrator = is_token and roles.out is None and signer.signer_token_file is None
+    internal_url, ca_pem, imported = address.read_all(need_credential=needs_administrator)
+    if is_token and roles.out is not None:
+        _write_objects(client, name, roles, roles.out)
+        return
     if internal_url is None or ca_pem is None:
         raise InvalidOption("Give --internal-url and --server-ca, or --from-kubeconfig.")
     fields: JsonObject = {"internal_url": internal_url, "server_ca": ca_pem.decode("ascii", "replace")}
     defaults = RESOURCES["cluster"].defaults | {"labels": {}}
     fields |= details.changes(defaults) | enforcement.changes(defaults) | signer.fields()
     owner = find_project(client, project, domain)
-    added = client.create(path_of("projects", str(owner["id"]), "clusters", name), fields)
+    path = path_of("projects", str(owner["id"]), "clusters", name)
+    if is_token:
+        options = roles.after(token_access.options_of(defaults))
+        fields |= token_access.fields_of(options) | {"signer": TOKEN_SIGNER}
+        if needs_administrator:
+            if imported is None:
+                raise InvalidOption(
+                    "Give --from-kubeconfig with an administrator's kubeconfig, or write the objects with --out FILE."
+                )
+            administrator = Administrator(imported.server, ca_pem, imported)
+            added = token_access.add(client, path, fields, options, administrator, yes=roles.yes)
+        else:
+            added = client.create(path, fields)
+        show_one(_row(added, owner["name"], owner["domain"]), output)
+        print_note(
+            f"Next: run `clustercert kubernetes verify {added['id']}`. Then users run `clustercert kubeconfig merge "
+            f"{name}`."
+        )
+        return
+    added = client.create(path, fields)
     show_one(_row(added, owner["name"], owner["domain"]), output)
     if added["signer"] == _CLUSTER_SIGNS:
         print_note(
@@ -475,6 +527,35 @@ def add(
         "ca.crt: pods and nodes also use it as the CA of the API server."
     )
     enforcement.print_next_step(added["id"])
+
+
+def _wants_tokens(signer: SignerOptions, roles: NewGroupRoleOptions) -> bool:
+    """Whether the new cluster's credentials are tokens. Raises InvalidOption if options exclude each other."""
+    by_signer = signer.signer == TOKEN_SIGNER
+    if roles.credential == "certificate" and by_signer:
+        raise InvalidOption("The signer token issues no certificates. Leave out --signer or --credential.")
+    if roles.credential == "token" and not (by_signer or signer.signer is None):
+        raise InvalidOption(f"The signer {signer.signer} issues no tokens. Leave --signer out.")
+    is_token = roles.credential == "token" or by_signer
+    if is_token and not roles.group_role:
+        raise InvalidOption(
+            "Give at least one --group-role GROUP=ROLE, such as --group-role developers=clusterrole/view."
+        )
+    if not is_token and roles.is_given:
+        raise InvalidOption(
+            "--group-role, --allow-cluster-admin and --out are for clusters whose credentials are tokens. Add "
+            "--credential token."
+        )
+    return is_token
+
+
+def _write_objects(client: "AdministrationClient", name: str, roles: GroupRoleOptions, out: Path) -> None:
+    """Write the objects of a new cluster whose credentials are tokens, and print the next steps."""
+    from clustercert.kubernetes.token_installation import installed_objects
+
+    options = roles.after(token_access.options_of(RESOURCES["cluster"].defaults))
+    documents = installed_objects(token_access.installation_of(client), options)
+    token_access.print_next_steps(name, token_access.write_objects(out, documents))
 
 
 @cluster.command("list")
@@ -536,6 +617,7 @@ def update(
     details: DetailChangeOptions,
     enforcement: EnforcementChangeOptions,
     signer_token: SignerTokenOptions,
+    roles: GroupRoleChangeOptions,
     project: InProjectOption = None,
     domain: ProjectDomainOption = None,
     rename: Annotated[str | None, typer.Option(metavar="NAME", help="New name.")] = None,
@@ -543,11 +625,22 @@ def update(
 ) -> None:
     """Change a cluster. Options that you omit leave their values unchanged. The id and the client CA never change.
 
+    With an option for roles of groups, --from-kubeconfig gives the administrator's credential with which the rights in
+    the cluster are changed, and does not change the registered address.
+
     Examples:
         clustercert cluster update prod --label stage=prod
         clustercert cluster update prod --webhook-mode known-only
+        clustercert cluster update prod --remove-group-role dev
     """
-    internal_url, ca_pem = address.read()
+    administrator = None
+    if roles.is_given:
+        _, known_ca, imported = address.read_all(need_credential=roles.out is None)
+        if imported is not None and known_ca is not None:
+            administrator = Administrator(imported.server, known_ca, imported)
+        internal_url, ca_pem = address.explicit()
+    else:
+        internal_url, ca_pem = address.read()
     server_ca = ca_pem.decode("ascii", "replace") if ca_pem is not None else None
     fields = _given(name=rename, internal_url=internal_url, server_ca=server_ca) | signer_token.fields()
     found = find_cluster(client, name, project, domain)
@@ -555,7 +648,13 @@ def update(
     def changes(before: "JsonObject") -> "JsonObject":
         return fields | details.changes(before) | enforcement.changes(before)
 
-    changed = client.change(cluster_path(found), changes)
+    path = cluster_path(found)
+    if roles.is_given:
+        changed = token_access.change(client, path, client.get(path), roles, administrator, changes)
+        if changed is None:
+            return
+    else:
+        changed = client.change(path, changes)
     show_one(_row(changed, found["project"], found["domain"]), output)
     enforcement.print_next_step(changed["id"])
 
