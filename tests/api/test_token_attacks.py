@@ -505,3 +505,34 @@ def test_bindings_in_other_namespaces_are_nobodys_business(cluster: TokenCluster
         cluster.ask(lead, "DELETE", f"{path}/clustercert-{NUMBER}-0").status_code,
     ]
     assert statuses == [201, 200, 200, 200]
+
+
+CONTROLLERS = (
+    *("replicaset-controller", "job-controller", "daemon-set-controller", "statefulset-controller"),
+    *("deployment-controller", "service-account-controller", "namespace-controller"),
+)
+
+
+@pytest.mark.parametrize("namespace", [USERS_NAMESPACE, ACCESS_NAMESPACE])
+def test_controllers_of_the_cluster_start_nothing_and_create_no_account(
+    cluster: TokenCluster, namespace: str
+) -> None:
+    """The cluster's own controllers may delete, and create the account that each namespace has."""
+    cluster.issue(GROUPS)
+    tokens = {name: cluster.person(name, "admin", of="kube-system") for name in CONTROLLERS}
+    before = cluster.snapshot()
+    for attack in everything_in(namespace):
+        for name, token in tokens.items():
+            if attack.method != "DELETE" or name != "namespace-controller":
+                answer = cluster.ask(
+                    token, attack.method, attack.path, attack.body, None, attack.content_type
+                )
+                assert answer.status_code == 403, (attack, name, answer.text)
+    assert cluster.snapshot() == before
+    accounts = f"/api/v1/namespaces/{namespace}/serviceaccounts"
+    assert cluster.ask(tokens["namespace-controller"], "DELETE", f"{accounts}/default").status_code == 200
+    default = {"metadata": {"name": "default"}}
+    assert [cluster.ask(tokens[name], "POST", accounts, default).status_code for name in CONTROLLERS] == [
+        *[403] * 5,
+        *[201, 403],
+    ]

@@ -61,17 +61,17 @@ class TokenCluster:
     def close(self) -> None:
         self._http.close()
 
-    def person(self, name: str, role: str, namespace: str = "") -> str:
-        """Create a user with a role, in a namespace or in the whole cluster. Returns the user's token."""
-        self.double.add_service_account("people", name)
+    def person(self, name: str, role: str, namespace: str = "", *, of: str = "people") -> str:
+        """Create an account with a role, in a namespace or in the whole cluster. Returns the account's token."""
+        self.double.add_service_account(of, name)
         kind = kinds.ROLE_BINDINGS if namespace else kinds.CLUSTER_ROLE_BINDINGS
         binding = {
             "metadata": {"name": f"person-{name}"},
             "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
-            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "people"}],
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": of}],
         }
         self.double.storage.create(kind, namespace, binding)
-        return self.double.tokens.token("people", name, [ISSUER], 10_000_000)
+        return self.double.tokens.token(of, name, [ISSUER], 10_000_000)
 
     def ask(
         self,
