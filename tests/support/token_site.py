@@ -29,13 +29,17 @@ GROUP_ROLES: Mapping[str, tuple[str, ...]] = {
 BINDINGS = (kinds.CLUSTER_ROLE_BINDINGS, kinds.ROLE_BINDINGS)
 
 
-def give_access(double: ApiServer, installation: str = "0" * 32) -> None:
+def give_access(
+    double: ApiServer,
+    installation: str = "0" * 32,
+    group_roles: Mapping[str, tuple[str, ...]] = GROUP_ROLES,
+) -> None:
     """Create the objects of `token_access`, like an administrator, and the mapped namespace and role."""
     double.add_namespace("blue")
     pods = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
     double.storage.create(kinds.ROLES, "blue", {"metadata": {"name": "pods"}, "rules": pods})
     by_name = {kind.name: kind for kind in kinds.KINDS}
-    for each in token_access(installation, GROUP_ROLES, allow_cluster_admin=False):
+    for each in token_access(installation, group_roles, allow_cluster_admin=False):
         document: Any = {**each}
         namespace = document["metadata"].get("namespace", "")
         double.storage.create(by_name[document["kind"]], namespace, document)

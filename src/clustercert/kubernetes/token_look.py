@@ -14,7 +14,8 @@ from typing import TypeVar
 from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, printable, segment
 from clustercert.kubernetes.setup.token_access import BINDINGS_POLICY, NAMESPACES_POLICY
 from clustercert.kubernetes.token_roles import dangers
-from clustercert.model import Cluster, JsonObject
+from clustercert.model import JsonObject
+from clustercert.model.clusters import Registration
 from clustercert.model.errors import RemoteFailed
 from clustercert.model.group_roles import CLUSTER_ADMIN, RoleGrant, parse_group_roles
 from clustercert.model.kubernetes import (
@@ -111,7 +112,12 @@ class _Problem(Exception):
     """A finding that stops issuing in the cluster."""
 
 
-async def look(api: KubeApi, cluster: Cluster, installation: str) -> Look:
+async def find_problem(api: KubeApi, cluster: Registration, installation: str) -> str | None:
+    """Return `Look.problem` of a look. Raises the errors of `look`."""
+    return (await look(api, cluster, installation)).problem
+
+
+async def look(api: KubeApi, cluster: Registration, installation: str) -> Look:
     """Look at a cluster with the token of the service's own account.
 
     Args:

@@ -38,12 +38,11 @@ from clustercert.issuance.service import Issuance
 from clustercert.jobs import access_requests, ca_rotation, maintenance, notifications
 from clustercert.jobs.leader_job import LeaderJob, PeriodicWork
 from clustercert.jobs.sealing import sealing
-from clustercert.kube_api import KubeApi
 from clustercert.kubernetes.bindings import Bindings
 from clustercert.kubernetes.ca_proof import CaProver
 from clustercert.kubernetes.cluster_connections import ClusterConnections
 from clustercert.kubernetes.reconcile import Reconciler, Sync
-from clustercert.kubernetes.token_look import look
+from clustercert.kubernetes.token_look import find_problem
 from clustercert.kubernetes.token_sync import TokenSync
 from clustercert.kubernetes.webhook import Webhook
 from clustercert.limits.issuing import IssuingRates, LimitedIssuance, LiveQuota, UserRates
@@ -420,7 +419,7 @@ def _enforcement(components: Components) -> PeriodicWork:
         database.record,
         lambda: generation.value,
         utc_now,
-        _problem_of_tokens,
+        find_problem,
     )
 
     async def sync(cluster: Cluster) -> None:
@@ -439,11 +438,6 @@ def _enforcement(components: Components) -> PeriodicWork:
         now=utc_now,
     )
     return PeriodicWork("reconcile clusters", reconciler.step, retry_seconds=1.0, finish=reconciler.finish)
-
-
-async def _problem_of_tokens(api: KubeApi, cluster: Cluster, installation: str) -> str | None:
-    """Return why a cluster may get no tokens now, or None."""
-    return (await look(api, cluster, installation)).problem
 
 
 def _signer_maintenance(components: Components) -> SignerMaintenance:

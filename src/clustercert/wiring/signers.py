@@ -5,6 +5,7 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
 
+from clustercert.kubernetes.token_look import find_problem
 from clustercert.model.errors import SignerError
 from clustercert.pki.envelope import SecretSealer
 from clustercert.pki.signer import Signer, SignerContext, SignerFactory, SigningClusters
@@ -68,6 +69,8 @@ class Signers(Mapping[str, Signer]):
 
     def _build(self, name: str) -> Signer:
         factory = cast("SignerFactory", self._points[name].load())
-        signer = factory(SignerContext(self._settings.get(name, {}), self._custody, self._clusters))
+        signer = factory(
+            SignerContext(self._settings.get(name, {}), self._custody, self._clusters, find_problem)
+        )
         self._built[name] = signer
         return signer
