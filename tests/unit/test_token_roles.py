@@ -34,7 +34,11 @@ def rule(group: str, resource: str, *verbs: str) -> Mapping[str, Any]:
         ("", "pods/ephemeralcontainers", "patch", "run commands in pods, or connect to them"),
         ("", "secrets", "list", "read or write Secrets"),
         ("", "*", "watch", "read or write Secrets"),
+        ("", "configmaps", "update", "write ConfigMaps"),
+        ("build.openshift.io", "buildconfigs", "create", "start workloads"),
+        ("user.openshift.io", "groups", "update", "write users or groups"),
         (RBAC, "rolebindings", "create", "write roles or role bindings"),
+        ("authorization.openshift.io", "rolebindings", "create", "write roles or role bindings"),
         (RBAC, "clusterroles", "bind", "bind or escalate roles"),
         (RBAC, "roles", "*", "bind or escalate roles"),
         ("certificates.k8s.io", "signers", "approve", "approve or sign certificate requests"),
@@ -72,7 +76,8 @@ def test_each_dangerous_right_is_named(group: str, resource: str, verb: str, dan
         ("apps", "deployments", "list"),
         ("apps", "deployments/scale", "update"),
         ("example.com", "*", "*"),
-        ("", "configmaps", "*"),
+        ("", "configmaps", "get"),
+        ("user.openshift.io", "users", "get"),
         (RBAC, "rolebindings", "list"),
         ("certificates.k8s.io", "certificatesigningrequests", "create"),
     ],
@@ -96,13 +101,14 @@ def test_the_roles_of_every_cluster() -> None:
         "create tokens of service accounts",
         "run commands in pods, or connect to them",
         "read or write Secrets",
+        "write ConfigMaps",
         "connect to nodes or services",
         "impersonate users or service accounts",
     }
     assert set(found["edit"]) == edit
     assert set(found["admin"]) == edit | {"write roles or role bindings"}
     assert "everything" in found["cluster-admin"]
-    assert len(found["cluster-admin"]) == 12
+    assert len(found["cluster-admin"]) == 14
 
 
 ANYTHING = st.one_of(st.none(), st.booleans(), st.text(max_size=5), st.lists(st.one_of(st.none(), st.text())))

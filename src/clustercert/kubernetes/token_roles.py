@@ -1,7 +1,7 @@
 """Rights in a role with which its holder could keep access after a revocation, or get more rights.
 
 Source: Kubernetes, "Role Based Access Control Good Practices", and the matching of rules in kubernetes,
-pkg/apis/rbac/v1/evaluation_helpers.go. The list knows only resources of Kubernetes itself: a custom resource whose
+pkg/apis/rbac/v1/evaluation_helpers.go. The list knows resources of Kubernetes and OpenShift: a custom resource whose
 controller starts workloads is not recognized.
 """
 
@@ -44,6 +44,12 @@ _DANGEROUS = (
         _WRITE,
     ),
     _Right("start workloads", ("batch",), ("jobs", "cronjobs"), _WRITE),
+    _Right(
+        "start workloads",
+        ("apps.openshift.io", "build.openshift.io"),
+        ("deploymentconfigs", "builds", "buildconfigs", "buildconfigs/instantiate"),
+        _WRITE,
+    ),
     _Right("create service accounts", ("",), ("serviceaccounts",), ("create",)),
     _Right("create tokens of service accounts", ("",), ("serviceaccounts/token",), ("create",)),
     _Right(
@@ -53,9 +59,17 @@ _DANGEROUS = (
         (),
     ),
     _Right("read or write Secrets", ("",), ("secrets",), ("get", "list", "watch", *_WRITE)),
+    # In kube-system, ConfigMaps say who may log in: `aws-auth` of Amazon EKS.
+    _Right("write ConfigMaps", ("",), ("configmaps",), _WRITE),
+    _Right(
+        "write users or groups",
+        ("user.openshift.io",),
+        ("users", "groups", "identities", "useridentitymappings"),
+        _WRITE,
+    ),
     _Right(
         "write roles or role bindings",
-        (RBAC,),
+        (RBAC, "authorization.openshift.io"),
         ("roles", "clusterroles", "rolebindings", "clusterrolebindings"),
         _WRITE,
     ),
