@@ -509,6 +509,7 @@ def add(
             f"Next: run `clustercert kubernetes verify {added['id']}`. Then users run `clustercert kubeconfig merge "
             f"{name}`."
         )
+        print_note(token_access.CLIENTS_OF_CCE)
         return
     added = client.create(path, fields)
     show_one(_row(added, owner["name"], owner["domain"]), output)

@@ -30,6 +30,13 @@ T = TypeVar("T")
 
 _STANDARD_OUTPUT = Path("-")
 
+CLIENTS_OF_CCE = (
+    "Clients of CCE's API get no kubeconfig for this cluster: their types have no field for a token, so the service"
+    " answers 409. Open Telekom Cloud's Terraform provider reads the kubeconfig at each refresh. Users get one with"
+    " `clustercert kubeconfig`."
+)
+"""The warning about a new cluster whose credentials are tokens."""
+
 _APPLY = "`kubectl apply -f {file}`"
 _GROUP_ROLE = "--group-role"
 

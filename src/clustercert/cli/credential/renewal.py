@@ -282,7 +282,11 @@ def issue_for_job(request: CredentialRequest) -> str | Failure:
         return _NO_CLUSTER
     warn_in_client(os.environ)
     result = with_time_limit(issued_for_job, request)
-    return result if isinstance(result, Failure) else result.cache_entry(time.time()).body
+    if isinstance(result, Failure):
+        return result
+    for note in result.notes:
+        _note(note)
+    return result.cache_entry(time.time()).body
 
 
 def _note(text: str) -> None:

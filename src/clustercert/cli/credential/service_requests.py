@@ -13,7 +13,7 @@ from clustercert.cli.credential import cache
 from clustercert.cli.credential.certificate import Credential
 from clustercert.cli.credential.needed_login import merge_command, merged_cluster, needed_login
 from clustercert.cli.credential.request import CredentialRequest
-from clustercert.cli.kubeconfig.request import CertificateRequest, token_notes
+from clustercert.cli.kubeconfig.request import CertificateRequest, kind_of, token_notes
 from clustercert.cli.kubeconfig.validation import ValidatedKubeconfig
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import DEFAULT_PROFILE, Profile
@@ -178,9 +178,10 @@ def identify(request: CredentialRequest) -> tuple[str, str] | Failure:
 
 
 def ids_of(request: CredentialRequest, found: Profile) -> tuple[str, str]:
-    """Find the ids of the project and the cluster. Raises ClustercertError."""
+    """Find the ids of the project and the cluster, and note the kind of its credentials. Raises ClustercertError."""
     with found.client() as client:
         cluster = reachable_cluster(client, found, request.cluster or "", request.project)
+    request.kind = kind_of(cluster)
     return str(cluster["project_id"]), str(cluster["id"])
 
 
