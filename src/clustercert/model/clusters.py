@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from clustercert.model.identity import ProjectName
 
-_NO_CA = "This cluster has no client CA: its credentials are tokens of service accounts."
 NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -39,6 +38,7 @@ class ClientCA:
         key_reference: where the signer keeps the key, in the signer's own form; None if the database has the key.
         state: only the CA in the state `active` signs certificates for users; see `choices.CaState`.
         not_after: when the CA certificate expires; `NEVER` for the signer `token`.
+        problem: why the cluster gets no tokens now, as the last look at the cluster found; None if nothing is wrong.
     """
 
     id: str
@@ -48,6 +48,7 @@ class ClientCA:
     state: CaState = "active"
     signer: str = "local"
     key_reference: str | None = None
+    problem: str | None = field(default=None, compare=False)
     not_after: datetime = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -59,16 +60,11 @@ class ClientCA:
         """When the CA certificate expires; None for the signer `token`."""
         return None if self.certificate is None else self.not_after
 
-    def require_certificate(self) -> None:
-        """Raise Conflict for the signer `token`."""
-        if self.certificate is None:
-            raise Conflict(_NO_CA)
-
     @property
     def ca_certificate(self) -> "x509.Certificate":
         """The CA certificate. Raises Conflict for the signer `token`."""
         if self.certificate is None:
-            raise Conflict(_NO_CA)
+            raise Conflict("This cluster has no client CA: its credentials are tokens of service accounts.")
         return self.certificate
 
 

@@ -14,7 +14,6 @@ from clustercert.cli.cluster import token_access
 from clustercert.cli.cluster.token_access import (
     Administrator,
     GroupRoleChangeOptions,
-    GroupRoleOptions,
     NewGroupRoleOptions,
 )
 from clustercert.cli.commands import expand_options, on_service
@@ -67,7 +66,7 @@ if TYPE_CHECKING:
 cluster = typer.Typer(name="cluster", help=RESOURCES["cluster"].help, no_args_is_help=True)
 cluster.add_typer(cluster_ca.app)
 
-_COLUMNS = ("name", "project", "version", "internal_url", "external_url", "id", "verified_at")
+_COLUMNS = ("name", "project", "credential", "version", "internal_url", "external_url", "id", "verified_at")
 # Fields of a cluster that the commands do not show. `cluster ca show --bundle` prints the CAs.
 _HIDDEN = frozenset({"server_ca", "client_ca"})
 # The signer of clusters that sign with their own CA.
@@ -480,10 +479,12 @@ def add(
     if CLUSTER_ID.fullmatch(name):
         raise UsageError(f"name: {name} looks like an id. Choose another name for the cluster.")
     is_token = _wants_tokens(signer, roles)
+    options = roles.after(token_access.options_of(RESOURCES["cluster"].defaults))
     needs_administrator = is_token and roles.out is None and signer.signer_token_file is None
     internal_url, ca_pem, imported = address.read_all(need_credential=needs_administrator)
     if is_token and roles.out is not None:
-        _write_objects(client, name, roles, roles.out)
+        documents = token_access.objects(client, options)
+        token_access.print_next_steps(name, token_access.write_objects(roles.out, documents))
         return
     if internal_url is None or ca_pem is None:
         raise InvalidOption("Give --internal-url and --server-ca, or --from-kubeconfig.")
@@ -493,7 +494,6 @@ def add(
     owner = find_project(client, project, domain)
     path = path_of("projects", str(owner["id"]), "clusters", name)
     if is_token:
-        options = roles.after(token_access.options_of(defaults))
         fields |= token_access.fields_of(options) | {"signer": TOKEN_SIGNER}
         if needs_administrator:
             if imported is None:
@@ -550,15 +550,6 @@ def _wants_tokens(signer: SignerOptions, roles: NewGroupRoleOptions) -> bool:
     return is_token
 
 
-def _write_objects(client: "AdministrationClient", name: str, roles: GroupRoleOptions, out: Path) -> None:
-    """Write the objects of a new cluster whose credentials are tokens, and print the next steps."""
-    from clustercert.kubernetes.token_installation import installed_objects
-
-    options = roles.after(token_access.options_of(RESOURCES["cluster"].defaults))
-    documents = installed_objects(token_access.installation_of(client), options)
-    token_access.print_next_steps(name, token_access.write_objects(out, documents))
-
-
 @cluster.command("list")
 @on_service
 def list_clusters(
@@ -604,7 +595,10 @@ def show(
     tokens = map(with_times, client.list_all(cluster_path(found, "webhook-tokens"), "webhook_tokens"))
     reason = use_not_seen([cast("datetime | None", each["last_events_at"]) for each in tokens], utc_now())
     use = {"use_after_revocation": "seen" if reason is None else "not seen"}
-    show_one(_row(client.get(cluster_path(found)), found["project"], found["domain"]) | use, output)
+    shown = client.get(cluster_path(found))
+    show_one(_row(shown, found["project"], found["domain"]) | use, output)
+    if shown["problem"] is not None:
+        print_note(f"Warning: This cluster gets no tokens now. {shown['problem']}")
     if reason is not None:
         print_note(reason)
 

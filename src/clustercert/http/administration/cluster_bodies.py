@@ -11,13 +11,11 @@ from pydantic import AliasPath, BaseModel, BeforeValidator, Field, SecretStr, cr
 from clustercert.http.administration.changes import ResourceBody
 from clustercert.http.paging import PageBody
 from clustercert.http.responses import Hex, ResponseBody, SortedStrings, Time
+from clustercert.model.choices import CredentialKind
 from clustercert.model.clusters import DeclaredProperty, cluster_properties
 from clustercert.pki.certificates import fingerprint, pem_fingerprints
 
 M = TypeVar("M", bound=BaseModel)
-
-NO_CLIENT_CA = {409: "The cluster has no client CA: its credentials are tokens."}
-"""The description of a response, for the API documentation."""
 
 # The JSON types of properties whose values have other types in Python.
 _JSON_TYPES: dict[Any, Any] = {
@@ -104,6 +102,14 @@ class ClusterBody(_Properties):
     client_ca_not_after: Time | None = Field(
         validation_alias=AliasPath("client_ca", "ends_at"),
         description="When the client CA ends; null for the signer token.",
+    )
+    credential: CredentialKind = Field(
+        validation_alias="credential_kind", description="What users of the cluster get."
+    )
+    problem: str | None = Field(
+        validation_alias=AliasPath("client_ca", "problem"),
+        description="Why the cluster gets no tokens now, as the last look at the cluster found; null if nothing is"
+        " wrong.",
     )
     created_at: Time
     updated_at: Time

@@ -106,6 +106,7 @@ def ca_of(row: Row[Any]) -> ClientCA:
         state=row.state,
         signer=row.signer,
         key_reference=row.key_reference,
+        problem=row.problem,
     )
 
 

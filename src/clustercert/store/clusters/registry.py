@@ -339,6 +339,7 @@ def _with_ca() -> Select[Any]:
         _ca.c.state,
         _ca.c.signer.label("ca_signer"),
         _ca.c.key_reference,
+        _ca.c.problem,
     )
     of_project = (_project.c.name.label("named"), _project.c.domain_id, _domain.c.name.label("domain_name"))
     owned = _cluster.join(_ca, on).outerjoin(_project, _project.c.id == _cluster.c.project_id)
@@ -368,6 +369,7 @@ def _parsed(row: Row[Any]) -> Cluster:
         state=row.state,
         signer=row.ca_signer,
         key_reference=row.key_reference,
+        problem=row.problem,
     )
     return Cluster(**values, client_ca=ca, project_name=project)
 
@@ -395,10 +397,7 @@ def is_enforced_inside() -> ColumnElement[bool]:
 
 def options_of(stored: dict[str, Any]) -> ClusterOptions:
     """Convert a cluster's stored options."""
-    options = _with_tuples(stored)
-    if "group_roles" in options:
-        options["group_roles"] = _with_tuples(options["group_roles"])
-    return ClusterOptions(**options)
+    return ClusterOptions(**_with_tuples(stored))
 
 
 def _with_tuples(stored: dict[str, Any]) -> dict[str, Any]:

@@ -35,8 +35,7 @@ def _rotation_api(visit: Visit, *more: str) -> str:
 @pages.get(_ROTATION)
 async def show(visit: Visit) -> Response:
     cluster = await visit.api.get(api_path(visit))
-    # A cluster whose credentials are tokens has no client CA, and no rotations.
-    rotation = await _rotation(visit) if cluster["client_ca"] is not None else None
+    rotation = await _rotation(visit)
     return visit.render(
         "rotation.html",
         live=True,

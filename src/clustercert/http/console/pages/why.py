@@ -35,8 +35,7 @@ async def why(visit: Visit) -> Response:
     values: dict[str, Any] = {"candidates": (), "found": None, "entitled": None}
     problem = None
     try:
-        is_csr = form["key"] != "service" and cluster["credential"] == "certificate"
-        values |= await _explained(visit, form, is_csr=is_csr)
+        values |= await _explained(visit, form)
         if form["group"] and reads_everything(caller):
             cursor = visit.query.get("cursor")
             values["entitled"] = await visit.api.get(
@@ -58,7 +57,7 @@ async def why(visit: Visit) -> Response:
     )
 
 
-async def _explained(visit: Visit, form: Mapping[str, str], *, is_csr: bool) -> dict[str, object]:
+async def _explained(visit: Visit, form: Mapping[str, str]) -> dict[str, object]:
     """Return the explanation and its lifetime, or the candidates if several users have the name in the form."""
     user = None
     if form["user"]:
@@ -70,7 +69,7 @@ async def _explained(visit: Visit, form: Mapping[str, str], *, is_csr: bool) -> 
         path("policy", "explain"),
         cluster=visit.part("cluster_id"),
         user=user,
-        csr="true" if is_csr else "false",
+        csr="false" if form["key"] == "service" else "true",
         reason=form["reason"] or None,
         expires_in=form["expires_in"] or None,
     )
