@@ -19,6 +19,7 @@ from clustercert.kubernetes.token_installation import (
     wait_until_enforced,
 )
 from clustercert.model import ClusterOptions
+from clustercert.model.clusters import Registration
 from clustercert.model.errors import Conflict, InvalidRequest, RemoteFailed
 from clustercert.model.group_roles import RoleGrant
 from clustercert.model.kubernetes import ACCESS_NAMESPACE, ISSUER_ACCOUNT, USERS_NAMESPACE
@@ -51,6 +52,10 @@ def as_root(double: ApiServer) -> contextlib.AbstractAsyncContextManager[TokenIn
     return installed_by(double, "system:masters")
 
 
+def registration(double: ApiServer) -> Registration:
+    return Registration("prod", double.url, double.server_ca.read_bytes(), signer="token", options=OPTIONS)
+
+
 def ignore(_reference: ObjectReference, _result: str) -> None:
     """Report nothing."""
 
@@ -74,7 +79,7 @@ async def test_all_objects_are_applied_and_the_account_gets_a_token(double: ApiS
     assert accepted.who.username == f"system:serviceaccount:{ACCESS_NAMESPACE}:{ISSUER_ACCOUNT}"
     async with KubeApi(double.url, double.server_ca.read_bytes(), None) as api:
         api.use_token(token)
-        await wait_until_enforced(api, OPTIONS)
+        await wait_until_enforced(api, registration(double), INSTALLATION)
 
 
 async def test_a_policy_that_denies_nothing_is_named(
@@ -87,8 +92,8 @@ async def test_a_policy_that_denies_nothing_is_named(
     double.storage.delete(kinds.POLICY_BINDINGS, "", BINDINGS_POLICY)
     async with KubeApi(double.url, double.server_ca.read_bytes(), None) as api:
         api.use_token(token)
-        with pytest.raises(RemoteFailed, match=f"does not enforce the admission policy {BINDINGS_POLICY}"):
-            await wait_until_enforced(api, OPTIONS)
+        with pytest.raises(RemoteFailed, match=f"{BINDINGS_POLICY} is missing"):
+            await wait_until_enforced(api, registration(double), INSTALLATION)
 
 
 async def test_only_an_administrator_of_the_whole_cluster_may_install(double: ApiServer) -> None:

@@ -1,15 +1,13 @@
 """Installs, changes and removes what a cluster needs whose credentials are tokens, with an administrator's credential.
 
-The objects are those of `kubernetes.setup.token_access`. Source of the texts of refusals: Kubernetes,
-k8s.io/apiserver/pkg/admission/plugin/policy/validating/dispatcher.go.
+The objects are those of `kubernetes.setup.token_access`.
 """
 
 import asyncio
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 
 from clustercert.kube_api import ApiServerRefused, KubeApi
 from clustercert.kubernetes.cluster_objects import (
@@ -24,9 +22,11 @@ from clustercert.kubernetes.cluster_objects import (
     require_ours,
 )
 from clustercert.kubernetes.setup.token_access import BINDINGS_POLICY, NAME, NAMESPACES_POLICY, token_access
+from clustercert.kubernetes.token_look import find_problem
 from clustercert.kubernetes.token_roles import dangers
 from clustercert.kubernetes.verify.probe import EVERYTHING, CheckFailed, Probe
 from clustercert.model import ClusterOptions, JsonObject
+from clustercert.model.clusters import Registration
 from clustercert.model.errors import ClustercertError, Conflict, InvalidRequest, RemoteFailed
 from clustercert.model.group_roles import CLUSTER_ADMIN, RoleGrant, parse_group_roles
 from clustercert.model.kubernetes import (
@@ -36,7 +36,7 @@ from clustercert.model.kubernetes import (
     MANAGED_BY,
     USERS_NAMESPACE,
 )
-from clustercert.model.token_objects import RBAC, selector
+from clustercert.model.token_objects import selector
 
 OLDEST_MINOR = 30
 """The first minor version of Kubernetes 1 that has ValidatingAdmissionPolicies by default."""
@@ -83,7 +83,9 @@ class TokenInstallation:
             cause = failed.__cause__
             if isinstance(cause, ApiServerRefused):
                 raise ClusterRefused("accept the kubeconfig's credential", cause) from failed
-            raise cause if isinstance(cause, ClustercertError) else failed from failed
+            if isinstance(cause, ClustercertError):
+                raise cause from cause.__cause__
+            raise
         if not is_administrator:
             raise InvalidRequest(
                 f"The user {user} of the kubeconfig is not an administrator of the whole cluster. The admission"
@@ -265,59 +267,20 @@ def added_roles(before: ClusterOptions, after: ClusterOptions) -> Collection[Rol
     return sorted(set(_roles(after)) - set(_roles(before)))
 
 
-async def wait_until_enforced(account_api: KubeApi, options: ClusterOptions) -> None:
-    """Wait until the admission policies deny requests that RBAC allows. The requests are dry runs.
+async def wait_until_enforced(account_api: KubeApi, registration: Registration, installation: str) -> None:
+    """Wait until the cluster may get tokens. New admission policies and rights come into effect after a moment.
 
-    Raises RemoteFailed if a request is not denied within `ENFORCED_SECONDS`; also ApiServerRefused or Unavailable.
+    Raises RemoteFailed with the problem if there is still one after `ENFORCED_SECONDS`; also ApiServerRefused or
+    Unavailable.
 
     Args:
         account_api: authenticates as this service's own account.
     """
     deadline = time.monotonic() + ENFORCED_SECONDS
-    for policy, (path, document) in _forbidden(options).items():
-        while not await _is_denied(account_api, policy, path, document):
-            if time.monotonic() >= deadline:
-                raise RemoteFailed(
-                    f"The cluster does not enforce the admission policy {policy}: a request that it must deny is not "
-                    "denied. Without the policy, no credentials can be revoked. Check that the API servers run with "
-                    "the admission plugin ValidatingAdmissionPolicy, and run the command again."
-                )
-            await asyncio.sleep(_PAUSE_SECONDS)
-
-
-async def _is_denied(api: KubeApi, policy: str, path: str, document: JsonObject) -> bool:
-    """Whether a policy denies a dry run. The account's rights may come into effect only after a moment."""
-    try:
-        await api.create(path, document, {"dryRun": "All"})
-    except ApiServerRefused as refused:
-        if refused.http_status in {HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY}:
-            return policy in refused.server_message
-        raise
-    return False
-
-
-def _forbidden(options: ClusterOptions) -> Mapping[str, tuple[str, JsonObject]]:
-    """Return by policy a request of this service's account that RBAC allows, and the policy must deny."""
-    name = "clustercert-probe"
-    account: JsonObject = {
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": {"name": name, "namespace": USERS_NAMESPACE},
-    }
-    found = {NAMESPACES_POLICY: (reference_of(account).collection, account)}
-    roles = _roles(options)
-    if roles:
-        role = roles[0]
-        placed = {"namespace": role.namespace} if role.namespace else {}
-        binding: JsonObject = {
-            "apiVersion": f"{RBAC}/v1",
-            "kind": "RoleBinding" if role.namespace else "ClusterRoleBinding",
-            "metadata": {"name": name, **placed},
-            "roleRef": {"apiGroup": RBAC, "kind": role.kind, "name": role.name},
-            "subjects": [{"apiGroup": RBAC, "kind": "User", "name": name}],
-        }
-        found[BINDINGS_POLICY] = reference_of(binding).collection, binding
-    return found
+    while (problem := await find_problem(account_api, registration, installation)) is not None:
+        if time.monotonic() >= deadline:
+            raise RemoteFailed(f"{problem} Then run the command again.")
+        await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def _roles(options: ClusterOptions) -> Sequence[RoleGrant]:

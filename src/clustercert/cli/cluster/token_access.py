@@ -4,7 +4,7 @@ The objects are written with the administrator's credential, from the machine of
 credential is sent to the service or stored.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,6 +257,13 @@ def fields_of(options: "ClusterOptions") -> "JsonObject":
     }
 
 
+def objects(client: "AdministrationClient", options: "ClusterOptions") -> "list[JsonObject]":
+    """Return the objects that a cluster with these options needs. Raises ClustercertError."""
+    from clustercert.kubernetes.token_installation import installed_objects
+
+    return installed_objects(installation_of(client), options)
+
+
 def write_objects(path: Path, documents: "Sequence[JsonObject]") -> str:
     """Write the objects for `kubectl apply`. Returns how to call the file in a command. Raises OSError."""
     from clustercert.kubernetes.setup.documents import to_yaml
@@ -284,15 +291,21 @@ def add(
     installation = installation_of(client)
 
     async def install(installed: "TokenInstallation") -> str:
+        from clustercert.kube_api import KubeApi
         from clustercert.kubernetes.token_installation import wait_until_enforced
+        from clustercert.model.clusters import Registration
 
         await installed.apply(documents, progress.report)
         token = await installed.new_token()
-        from clustercert.kube_api import KubeApi
-
         async with KubeApi(administrator.server, administrator.ca_pem, None) as account:
             account.use_token(token)
-            await wait_until_enforced(account, options)
+            registration = Registration(
+                name="",
+                internal_url=administrator.server,
+                server_ca_pem=administrator.ca_pem,
+                options=options,
+            )
+            await wait_until_enforced(account, registration, installation)
         return token
 
     documents = _plan(administrator, installation, options)
@@ -450,7 +463,7 @@ def _require_same_cluster(cluster: "JsonObject", administrator: Administrator) -
     require_known_server(administrator, addresses, str(cluster["server_ca"]).encode())
 
 
-def require_known_server(administrator: Administrator, addresses: set[object], ca_pem: bytes) -> None:
+def require_known_server(administrator: Administrator, addresses: Collection[object], ca_pem: bytes) -> None:
     """Raise CommandError unless the administrator's kubeconfig has one of the addresses, or one of the CAs."""
     from clustercert.pki.certificates import pem_fingerprints
 
