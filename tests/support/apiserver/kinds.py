@@ -63,6 +63,7 @@ CERTIFICATE_REQUESTS = Kind(
 )
 SELF_SUBJECT_REVIEWS = Kind(AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview", stored=False)
 SELF_ACCESS_REVIEWS = Kind(AUTHORIZATION, "selfsubjectaccessreviews", "SelfSubjectAccessReview", stored=False)
+SELF_RULES_REVIEWS = Kind(AUTHORIZATION, "selfsubjectrulesreviews", "SelfSubjectRulesReview", stored=False)
 TOKEN_REVIEWS = Kind(AUTHENTICATION, "tokenreviews", "TokenReview", stored=False)
 # Created at the subresource `serviceaccounts/token` alone.
 TOKEN_REQUESTS = Kind(AUTHENTICATION, "tokenrequests", "TokenRequest", namespaced=True, stored=False)
@@ -86,6 +87,7 @@ KINDS = (
         CERTIFICATE_REQUESTS,
         SELF_SUBJECT_REVIEWS,
         SELF_ACCESS_REVIEWS,
+        SELF_RULES_REVIEWS,
         TOKEN_REVIEWS,
     ),
 )

@@ -121,6 +121,18 @@ class Rbac:
     def allows(self, who: Identity, wanted: Attributes) -> bool:
         return any(_covers(rule, wanted) for rule in self._rules(who, wanted.namespace))
 
+    def rules_review(self, who: Identity, namespace: str) -> Document:
+        """The status of a SelfSubjectRulesReview.
+
+        Source: kubernetes, plugin/pkg/auth/authorizer/rbac/rbac.go, RulesFor: one rule of each kind for each rule.
+        """
+        rules = list(self._rules(who, namespace))
+        return {
+            "resourceRules": [each for each in rules if each.get("resources")],
+            "nonResourceRules": [each for each in rules if each.get("nonResourceURLs")],
+            "incomplete": False,
+        }
+
     def check_escalation(self, who: Identity, kind: Kind, namespace: str, document: Document) -> None:
         """Privilege escalation check of kube-apiserver. Raises Failure (403).
 

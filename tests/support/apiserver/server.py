@@ -306,6 +306,12 @@ class ApiServer:
         if wanted.resource == kinds.SELF_ACCESS_REVIEWS.plural:
             spec = parsed(body)["spec"]
             return _review(kinds.SELF_ACCESS_REVIEWS, spec, self._access(who, spec))
+        if wanted.resource == kinds.SELF_RULES_REVIEWS.plural:
+            spec = parsed(body)["spec"]
+            # Source: kubernetes, pkg/registry/authorization/selfsubjectrulesreview/rest.go: a namespace is required.
+            if not spec.get("namespace"):
+                raise Failure(400, "BadRequest", "no namespace on request")
+            return _review(kinds.SELF_RULES_REVIEWS, spec, self._rbac.rules_review(who, spec["namespace"]))
         if wanted.resource == kinds.TOKEN_REVIEWS.plural:
             spec = parsed(body)["spec"]
             return _review(kinds.TOKEN_REVIEWS, spec, self.tokens.review(spec))

@@ -3,6 +3,7 @@
 import ssl
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +13,7 @@ import typer
 from clustercert.cli.commands import on_store
 from clustercert.cli.kubernetes.archive import STANDARD_OUTPUT, check_archive, write_archive
 from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, folder_of, for_each
-from clustercert.cli.options import InvalidOption, parse_pairs
+from clustercert.cli.options import InvalidOption, UsageError, parse_pairs
 from clustercert.cli.session import Operator
 from clustercert.cli.terminal.output import print_note, write_out
 from clustercert.model.choices import (
@@ -22,7 +23,7 @@ from clustercert.model.choices import (
     ServiceAccountAccess,
     WebhookMode,
 )
-from clustercert.model.errors import ClustercertError
+from clustercert.model.errors import ClustercertError, NotFound
 
 if TYPE_CHECKING:
     from clustercert.kubernetes.setup.resolution import Resolver
@@ -283,7 +284,13 @@ async def _set_up(
     print_paths: Callable[[str], None] = (lambda _: None) if is_archive else write_out
     if selection.is_one:
         # Check the options first, to report a wrong option even if the cluster does not exist.
-        resolver = _resolver(loaded, options, folder.out, force=folder.force)
+        try:
+            resolver = _resolver(loaded, options, folder.out, force=folder.force)
+        except ClustercertError:
+            # No option is wrong if the cluster needs none.
+            with suppress(NotFound):
+                _require_certificates(*await selection.clusters(operator))
+            raise
         [cluster] = await selection.clusters(operator)
         resolved, written, notes = await _write(operator, resolver, cluster)
         print_paths("".join(f"{folder.out / each}\n" for each in written))
@@ -320,10 +327,22 @@ async def _set_up(
             )
 
 
+def _require_certificates(*clusters: "Cluster") -> None:
+    """Raise UsageError if the credentials of a cluster are tokens."""
+    for cluster in clusters:
+        if cluster.credential_kind == "token":
+            raise UsageError(
+                f"The cluster {cluster.shown_name} needs no files: its credentials are tokens. `clustercert cluster add"
+                " --credential token` wrote its objects, and `clustercert cluster update --group-role GROUP=ROLE "
+                "--from-kubeconfig FILE` writes them again. `clustercert kubernetes verify` checks them."
+            )
+
+
 async def _write(
     operator: Operator, resolver: "Resolver", cluster: "Cluster"
 ) -> "tuple[Setup, Sequence[str], Sequence[str]]":
     """Write a cluster's folder. Returns the values in the files, the names of the files, and notes for the operator."""
+    _require_certificates(cluster)
     from clustercert.kubernetes.setup.folder import write_setup
     from clustercert.pki.certificates import chain_pem
 

@@ -2,11 +2,12 @@
 
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from clustercert.cli.commands import on_store
+from clustercert.cli.kubernetes.administrator import AdministratorOptions
 from clustercert.cli.kubernetes.selection import ClusterSelection, Notes, for_each, names_of
 from clustercert.cli.kubernetes.setup import BindOption, parse_bindings, webhook_ca
 from clustercert.cli.options import FAILED, InvalidOption, UsageError, error_text, parse_seconds
@@ -17,11 +18,15 @@ from clustercert.model.errors import ClustercertError, InvalidRequest, NotFound
 from clustercert.model.times import utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from clustercert.kube_api import KubeApi
     from clustercert.kubernetes.verify.certificates import VerifiedService
+    from clustercert.kubernetes.verify.token_verification import TokenVerification
     from clustercert.kubernetes.verify.verification import CheckResult, ClusterVerification
     from clustercert.model import Caller, Cluster, Issued, IssueRequest
+
+T = TypeVar("T")
 
 # How long to wait until a revocation takes effect. By default, an API server caches a webhook's response for at most
 # half this time.
@@ -96,12 +101,26 @@ class VerifyOptions:
         ),
     ] = False
 
+    @property
+    def for_certificates(self) -> list[str]:
+        """The given options that only a cluster with certificates can have."""
+        given = {
+            "--rule": self.rule,
+            "--bind": self.bind,
+            "--can": self.can,
+            "--address": self.address,
+            "--by": self.by,
+            "--measure-rate": self.measure_rate or None,
+        }
+        return [option for option, value in given.items() if value is not None]
+
 
 @on_store
 async def verify(
     operator: Operator,
     selection: ClusterSelection,
     options: VerifyOptions,
+    kubeconfig: AdministratorOptions,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Prove that issuing, permissions and revocation work.
@@ -110,15 +129,20 @@ async def verify(
     API server, revokes one, measures the seconds until it is refused, and revokes the other. It exits with status 1 if
     a check fails. For several clusters, it prints one line for each.
 
+    If the cluster's credentials are tokens, it issues two tokens instead, and compares their rights with the roles of
+    the cluster's groups. With --from-kubeconfig, it also says who else could act as the accounts of these tokens.
+
     Examples:
         clustercert kubernetes verify prod
         clustercert kubernetes verify --all --label stage=prod
     """
     chosen = await selection.clusters(operator)
     if not selection.is_one:
+        if kubeconfig.is_given:
+            raise UsageError("--from-kubeconfig is of one cluster. Give the name of one cluster.")
         await _verify_all(operator, chosen, options, output)
         return
-    verification = _verification(operator, chosen[0], options)
+    verification = await _verification(operator, chosen[0], options, kubeconfig)
     # Say so before the verification waits for the effect of a revocation.
     if (problem := verification.webhook_problem()) is not None:
         print_note(f"Warning: {problem}")
@@ -126,7 +150,7 @@ async def verify(
         results = await _run(operator, chosen[0], verification, options, progress.reach)
     columns = ("check", "result", "seconds", "detail")
     show_list([asdict(result) for result in results], output, columns=columns, name="check", keep=("result",))
-    for note in await _notes(operator, chosen[0], results):
+    for note in await _notes(operator, chosen[0], verification, results):
         print_note(note)
     if not _is_good(results):
         raise typer.Exit(FAILED)
@@ -147,13 +171,14 @@ async def _verify_all(
         domain, project, name = names_of(cluster)
         place = {"cluster": name, "project": project, "domain": domain, "id": cluster.id}
         try:
-            results = await _run(operator, cluster, _verification(operator, cluster, options), options)
+            verification = await _verification(operator, cluster, options)
+            results = await _run(operator, cluster, verification, options)
         except (ClustercertError, OSError) as error:
             rows.append(place | asdict(CheckResult("prepare", "failed", None, error_text(error))))
             notes.add(cluster.shown_name, error_text(error))
             raise typer.Exit(FAILED) from error
         rows.append(place | _summary(results))
-        for note in await _notes(operator, cluster, results):
+        for note in await _notes(operator, cluster, verification, results):
             notes.add(cluster.shown_name, note)
         if not _is_good(results):
             raise typer.Exit(FAILED)
@@ -168,20 +193,64 @@ async def _verify_all(
         notes.print()
 
 
-def _verification(operator: Operator, cluster: "Cluster", options: VerifyOptions) -> "ClusterVerification":
-    """Prepare the verification of a cluster. Raises InvalidRequest if an option is invalid."""
+async def _verification(
+    operator: Operator,
+    cluster: "Cluster",
+    options: VerifyOptions,
+    kubeconfig: "AdministratorOptions | None" = None,
+) -> "ClusterVerification | TokenVerification":
+    """Prepare the verification of a cluster. Raises InvalidRequest or UsageError if an option is invalid."""
+    if cluster.credential_kind == "token":
+        return await _token_verification(operator, cluster, options, kubeconfig)
     from clustercert.kubernetes.verify.expectation import expect
     from clustercert.kubernetes.verify.verification import ClusterVerification
 
+    if kubeconfig is not None and kubeconfig.is_given:
+        raise UsageError("--from-kubeconfig is for clusters whose credentials are tokens. Leave it out.")
     given = asdict(options) | {"bind": parse_bindings(options.bind)}
     expectation = expect(operator.components.settings.policy, cluster, **given)
     return ClusterVerification(_service(operator, cluster), cluster, expectation)
 
 
+async def _token_verification(
+    operator: Operator,
+    cluster: "Cluster",
+    options: VerifyOptions,
+    kubeconfig: "AdministratorOptions | None",
+) -> "TokenVerification":
+    from clustercert.kubernetes.verify.token_verification import TokenVerification, VerifiedTokens
+    from clustercert.model.kubernetes import installation_id
+
+    if options.for_certificates:
+        raise UsageError(
+            f"{', '.join(options.for_certificates)}: the credentials of the cluster {cluster.name} are tokens, which "
+            "have no such option. Leave it out."
+        )
+    components = operator.components
+    installation = installation_id((await components.log_sealer.verifier_key()).public_key)
+    administrator = kubeconfig.administrator(cluster) if kubeconfig is not None else None
+
+    async def as_administrator(work: "Callable[[KubeApi], Awaitable[T]]") -> "T":
+        if administrator is None:
+            raise RuntimeError("there is no kubeconfig")
+        return await administrator.call(installation, lambda installed: work(installed.api))
+
+    service = VerifiedTokens(
+        issuer=components.issuance,
+        revoke=_revoker(operator),
+        connections=components.connections,
+        installation=installation,
+        origin=operator.actor.origin,
+    )
+    return TokenVerification(
+        service, cluster, options.wait, as_administrator if administrator is not None else None
+    )
+
+
 async def _run(
     operator: Operator,
     cluster: "Cluster",
-    verification: "ClusterVerification",
+    verification: "ClusterVerification | TokenVerification",
     options: VerifyOptions,
     report: "Callable[[int, int], object]" = lambda _done, _total: None,
 ) -> "Sequence[CheckResult]":
@@ -206,14 +275,17 @@ def _summary(results: "Sequence[CheckResult]") -> dict[str, object]:
     return asdict(next(failed, None) or next(each for each in results if each.seconds is not None))
 
 
-async def _notes(operator: Operator, cluster: "Cluster", results: "Sequence[CheckResult]") -> list[str]:
+async def _notes(
+    operator: Operator,
+    cluster: "Cluster",
+    verification: "ClusterVerification | TokenVerification",
+    results: "Sequence[CheckResult]",
+) -> list[str]:
     """Return notes for the operator about the verification of a cluster."""
     use_not_seen = await operator.components.inventory.access.use_not_seen(cluster)
     notes = [] if use_not_seen is None else [use_not_seen]
-    with suppress(NotFound):
-        rotation = await operator.components.ca_rotations.status(cluster)
-        if rotation.rotation.is_running:
-            notes.append(f"A rotation of the client CA is {rotation.rotation.state}. {rotation.next_step}")
+    notes += verification.notes
+    notes += await _rotation_notes(operator, cluster)
     for each in results:
         if each.result == "failed":
             # Repeat the details, because a narrow terminal does not show the column `detail`.
@@ -221,18 +293,36 @@ async def _notes(operator: Operator, cluster: "Cluster", results: "Sequence[Chec
     return notes
 
 
-def _service(operator: Operator, cluster: "Cluster") -> "VerifiedService":
+async def _rotation_notes(operator: Operator, cluster: "Cluster") -> list[str]:
+    with suppress(NotFound):
+        rotation = await operator.components.ca_rotations.status(cluster)
+        if rotation.rotation.is_running:
+            return [f"A rotation of the client CA is {rotation.rotation.state}. {rotation.next_step}"]
+    return []
+
+
+def _revoker(operator: Operator) -> "Callable[[Issued], Awaitable[None]]":
+    """Return a function that revokes a temporary credential."""
     from clustercert.certificates.recorder import Reason
-    from clustercert.kubernetes.verify.certificates import NOTE, VerifiedService
+    from clustercert.kubernetes.verify.certificates import NOTE
 
-    components, recorder, actor = operator.components, operator.components.revocation.recorder, operator.actor
-
-    async def record_denial(caller: "Caller", request: "IssueRequest", error: ClustercertError) -> None:
-        await components.denials.certificate(caller, cluster.project_id, cluster.id, request, error)
+    recorder = operator.components.revocation.recorder
 
     async def revoke(issued: "Issued") -> None:
         certificate = await recorder.find_certificate(issued.fingerprint)
-        await recorder.revoke_certificate(certificate, Reason("cessationOfOperation", NOTE), actor=actor)
+        reason = Reason("cessationOfOperation", NOTE)
+        await recorder.revoke_certificate(certificate, reason, actor=operator.actor)
+
+    return revoke
+
+
+def _service(operator: Operator, cluster: "Cluster") -> "VerifiedService":
+    from clustercert.kubernetes.verify.certificates import VerifiedService
+
+    components, actor = operator.components, operator.actor
+
+    async def record_denial(caller: "Caller", request: "IssueRequest", error: ClustercertError) -> None:
+        await components.denials.certificate(caller, cluster.project_id, cluster.id, request, error)
 
     loaded = components.settings
     # Don't call a webhook that requires a client certificate, which only the API server has.
@@ -240,7 +330,7 @@ def _service(operator: Operator, cluster: "Cluster") -> "VerifiedService":
     return VerifiedService(
         issuer=components.issuance,
         record_denial=record_denial,
-        revoke=revoke,
+        revoke=_revoker(operator),
         tokens=components.webhook.tokens,
         webhook_url=url,
         webhook_ca_pem=webhook_ca(loaded),

@@ -103,7 +103,7 @@ class TemporaryCertificates:
             raise CheckFailed(error.message, NOT_ISSUED) from error
 
     async def _issue_by_policy(self, role: str) -> Issued:
-        caller = self._caller((role,))
+        caller = verifier(self.cluster, (role,), self.service.origin)
         request = IssueRequest(expires_in=LIFETIME, shorten=True, reason=NOTE)
         try:
             issued = await self.service.issuer.issue(
@@ -120,7 +120,11 @@ class TemporaryCertificates:
         request = IssueRequest(reason=NOTE)
         now = datetime.now(UTC).replace(microsecond=0)
         issued = await self.service.issuer.issue_granted(
-            self._caller(()), self.cluster, _grant(VERIFIER, now, LIFETIME), request, now
+            verifier(self.cluster, (), self.service.origin),
+            self.cluster,
+            _grant(VERIFIER, now, LIFETIME),
+            request,
+            now,
         )
         self.stack.push_async_callback(self.service.revoke, issued)
         return issued
@@ -140,7 +144,11 @@ class TemporaryCertificates:
         now = datetime.now(UTC).replace(microsecond=0)
         lifetime = min(MAX_LIFETIME, self.cluster.client_ca.not_after - now)
         issued = await self.service.issuer.issue_granted(
-            self._caller(()), self.cluster, _grant(VERIFIER, now, lifetime), IssueRequest(reason=NOTE), now
+            verifier(self.cluster, (), self.service.origin),
+            self.cluster,
+            _grant(VERIFIER, now, lifetime),
+            IssueRequest(reason=NOTE),
+            now,
         )
         self.stack.push_async_callback(self.service.revoke, issued)
         return issued.grant.not_after - now
@@ -187,13 +195,15 @@ class TemporaryCertificates:
         api = KubeApi(self.address, self.cluster.server_ca_pem, identity)
         return Probe(await self.stack.enter_async_context(api))
 
-    def _caller(self, roles: tuple[str, ...]) -> Caller:
-        return Caller(
-            user=User(id=VERIFIER, name=VERIFIER, domain=Domain(id="", name="")),
-            roles={self.cluster.project_id: roles},
-            method=VERIFICATIONS[VERIFIER],
-            origin=self.service.origin,
-        )
+
+def verifier(cluster: Cluster, roles: tuple[str, ...], origin: Origin) -> Caller:
+    """Return the caller who gets the credentials of a verification."""
+    return Caller(
+        user=User(id=VERIFIER, name=VERIFIER, domain=Domain(id="", name="")),
+        roles={cluster.project_id: roles},
+        method=VERIFICATIONS[VERIFIER],
+        origin=origin,
+    )
 
 
 def _grant(username: str, now: datetime, lifetime: timedelta) -> Grant:

@@ -47,7 +47,11 @@ class CheckResult:
 
 
 class ClusterVerification:
-    """Runs the checks of a cluster, in order."""
+    """Runs the checks of a cluster, in order.
+
+    Attributes:
+        notes: sentences for the operator, after `run`.
+    """
 
     def __init__(self, service: VerifiedService, cluster: Cluster, expected: Expectation) -> None:
         self._service = service
@@ -56,6 +60,7 @@ class ClusterVerification:
         self._issued: list[Issued] = []
         self._probes: list[Probe] = []
         self._tells_hash = False
+        self.notes: list[str] = []
 
     def webhook_problem(self) -> str | None:
         """Return why the webhook does not answer this process, if the verification tests the webhook. Else `None`."""
@@ -96,7 +101,7 @@ class ClusterVerification:
                 if any(result.result == "failed" for result in results):
                     results.append(CheckResult(name, "skipped", None, "an earlier check failed"))
                 else:
-                    results.append(await _result(name, check))
+                    results.append(await check_result(name, check))
         return results
 
     async def _issue_two(self, certificates: TemporaryCertificates) -> Passed:
@@ -236,7 +241,8 @@ async def _passed(detail: Awaitable[str]) -> Passed:
     return Passed(await detail)
 
 
-async def _result(name: str, check: Callable[[], Awaitable[Passed]]) -> CheckResult:
+async def check_result(name: str, check: Callable[[], Awaitable[Passed]]) -> CheckResult:
+    """Run a check, and return its result. A `CheckFailed` is a result too."""
     try:
         passed = await check()
     except CheckFailed as failed:
