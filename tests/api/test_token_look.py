@@ -138,6 +138,16 @@ def test_a_role_that_gained_dangerous_rights_for_the_whole_cluster_is_a_problem(
     assert found.dangers["clusterrole/view"] == ("run commands in pods, or connect to them",)
 
 
+def test_a_role_for_the_whole_cluster_that_cannot_be_checked_is_a_problem(cluster: TokenCluster) -> None:
+    issuer = cluster.double.storage.get(kinds.CLUSTER_ROLES, "", NAME)
+    reading = [rule for rule in issuer["rules"] if "view" in rule.get("resourceNames", ())]
+    assert [rule["verbs"] for rule in reading] == [["bind"], ["get"]]
+    issuer["rules"].remove(reading[1])
+    assert cluster.ask(cluster.root, "PUT", f"{CLUSTER_ROLES}/{NAME}", issuer).status_code == 200
+    said = problem(cluster)
+    assert said.startswith("The service may bind the role clusterrole/view, but may not read it.")
+
+
 def test_cluster_admin_is_no_problem_if_the_operator_allowed_it(tmp_path: Path) -> None:
     group_roles = {"ops": ("clusterrole/cluster-admin",)}
     with ApiServer(tmp_path) as double, closing(TokenCluster(double, group_roles)) as ready:
@@ -156,8 +166,11 @@ def test_missing_and_unmapped_roles_are_named(cluster: TokenCluster) -> None:
     assert found.unusable == {
         "clusterrole/admin@team": "The service may not bind the role.",
         "clusterrole/edit@people": "The service may not bind the role.",
-        "role/deployer@team": "The role is missing, or the service may not read it.",
+        "role/deployer@team": "The service may not read the role.",
     }
+    assert cluster.ask(cluster.root, "DELETE", f"{CLUSTER_ROLES}/view").status_code == 200
+    found = looked(cluster)
+    assert (found.problem, found.unusable["clusterrole/view"]) == (None, "The role is missing.")
 
 
 def test_namespaces_of_another_installation_are_a_problem(cluster: TokenCluster) -> None:

@@ -184,8 +184,8 @@ async def _check_account(api: KubeApi) -> None:
 
 
 async def _check_namespace(api: KubeApi, name: str, installation: str) -> None:
-    namespace = await _get(api, f"/api/v1/namespaces/{name}")
-    if namespace is None:
+    namespace = await _find(api, f"/api/v1/namespaces/{name}")
+    if isinstance(namespace, int):
         raise _Problem(f"The namespace {name} is missing, or the service may not read it. {_APPLY_AGAIN}")
     metadata = namespace.get("metadata")
     if not isinstance(metadata, dict):
@@ -198,9 +198,7 @@ async def _check_namespace(api: KubeApi, name: str, installation: str) -> None:
             "is missing or different. Remove the other installation's objects first."
         )
     if metadata.get("deletionTimestamp"):
-        raise _Problem(
-            f"The namespace {name} is being deleted. Wait for its end. Then {_lower(_APPLY_AGAIN)}"
-        )
+        raise _Problem(f"The namespace {name} is being deleted. Wait for its end. {_APPLY_AGAIN}")
 
 
 async def _check_rights(api: KubeApi) -> tuple[str, ...]:
@@ -239,11 +237,16 @@ async def _is_allowed(api: KubeApi, access: _Access) -> bool:
 
 @dataclass(slots=True)
 class _Roles:
-    """What is known of the mapped roles."""
+    """What is known of the mapped roles.
+
+    Attributes:
+        unread: roles that the service may bind in the whole cluster, but whose rules are unknown.
+    """
 
     usable: list[RoleGrant] = field(default_factory=list)
     dangers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
+    unread: list[RoleGrant] = field(default_factory=list)
 
 
 async def _read_roles(api: KubeApi, roles: Sequence[RoleGrant]) -> _Roles:
@@ -251,8 +254,13 @@ async def _read_roles(api: KubeApi, roles: Sequence[RoleGrant]) -> _Roles:
     for role, (document, may_bind) in zip(
         roles, await _each(roles, lambda role: _read_role(api, role)), strict=True
     ):
-        if document is None:
-            found.unusable[str(role)] = "The role is missing, or the service may not read it."
+        if isinstance(document, int):
+            is_missing = document == HTTPStatus.NOT_FOUND
+            found.unusable[str(role)] = (
+                f"The {'role is missing' if is_missing else 'service may not read the role'}."
+            )
+            if may_bind and not is_missing and not role.namespace:
+                found.unread.append(role)
             continue
         rules = document.get("rules") or []
         if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
@@ -266,18 +274,21 @@ async def _read_roles(api: KubeApi, roles: Sequence[RoleGrant]) -> _Roles:
     return found
 
 
-async def _read_role(api: KubeApi, role: RoleGrant) -> tuple[JsonObject | None, bool]:
+async def _read_role(api: KubeApi, role: RoleGrant) -> tuple[JsonObject | int, bool]:
+    """Return the role, or the status 403 or 404, and whether the service may bind the role where it is mapped."""
     plural = "clusterroles" if role.kind == "ClusterRole" else "roles"
     namespace = f"/namespaces/{role.namespace}" if role.kind == "Role" else ""
-    document = await _get(api, f"/apis/{RBAC}/v1{namespace}/{plural}/{segment(role.name)}")
-    if document is None:
-        return None, False
+    document = await _find(api, f"/apis/{RBAC}/v1{namespace}/{plural}/{segment(role.name)}")
     access = _Access("bind", plural, RBAC, role.namespace, role.name)
     return document, await _is_allowed(api, access)
 
 
 def _check_dangers(found: _Roles) -> None:
-    """Raises _Problem if a role that is mapped for the whole cluster has dangerous rights."""
+    """Raise _Problem if a role that is mapped for the whole cluster has dangerous rights, or may have some."""
+    for role in found.unread:
+        raise _Problem(
+            f"The service may bind the role {role}, but may not read it. So its rights can't be checked. {_APPLY_AGAIN}"
+        )
     for text, of_role in found.dangers.items():
         role = RoleGrant.parse(text)
         # The map contains this role only if the operator allowed it.
@@ -330,13 +341,13 @@ async def _check_denied(api: KubeApi, path: str, document: JsonObject, policy: s
     )
 
 
-async def _get(api: KubeApi, path: str) -> JsonObject | None:
-    """Fetch an object, or return None if it is missing or the service may not read it."""
+async def _find(api: KubeApi, path: str) -> JsonObject | int:
+    """Fetch an object, or return the status if it is missing (404) or the service may not read it (403)."""
     try:
         return await api.get(path)
     except ApiServerRefused as refused:
         if refused.http_status in {HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN}:
-            return None
+            return refused.http_status
         raise
 
 
@@ -354,7 +365,3 @@ async def _each(items: Sequence[_Item], work: Callable[[_Item], Awaitable[T]]) -
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _lower(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]

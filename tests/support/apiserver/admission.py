@@ -40,7 +40,8 @@ class Write:
 
     @property
     def operation(self) -> str:
-        return _OPERATIONS[self.wanted.verb]
+        # Server-side apply creates what is missing. Source: k8s.io/apiserver/pkg/endpoints/handlers/patch.go.
+        return "CREATE" if self.new and not self.old else _OPERATIONS[self.wanted.verb]
 
     @property
     def request(self) -> Mapping[str, object]:
