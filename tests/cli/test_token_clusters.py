@@ -288,3 +288,27 @@ def test_a_cluster_with_certificates_has_no_roles_of_groups(site: TokenSite) -> 
     )
     refused = site.update("--group-role", VIEW)
     assert (refused.code, "Only a cluster whose credentials are tokens" in refused.err) == (2, True)
+
+
+def test_a_new_role_can_be_applied_by_kubectl_instead(site: TokenSite, tmp_path: Path) -> None:
+    assert site.add().code == 0
+    site.double.add_namespace("bank")
+    added, path = ("--group-role", "ops=clusterrole/view@bank"), tmp_path / "objects.yaml"
+    assert site.update(*added, "--out", path).code == 0
+    assert "ops" not in site.shown()["group_roles"]
+    assert {"bank", "shop"} <= {
+        document["metadata"].get("namespace") for document in yaml.safe_load_all(path.read_text())
+    }
+    assert site.update(*added, "--objects-applied").code == 0
+    assert site.shown()["group_roles"]["ops"] == ["clusterrole/view@bank"]
+
+
+def test_the_list_shows_the_kind_of_credential_and_a_removal_what_stays(site: TokenSite) -> None:
+    assert site.add().code == 0
+    [row] = site.operator.output_json("cluster", "list")
+    assert row["credential"] == "token"
+    assert "CREDENTIAL" in site.operator.output("cluster", "list").splitlines()[0]
+    removed = site.operator.run("cluster", "remove", "prod", "--yes")
+    assert removed.code == 0
+    assert "client CA" not in removed.err
+    assert f"namespaces {USERS_NAMESPACE}" in removed.err

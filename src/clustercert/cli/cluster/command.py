@@ -54,7 +54,7 @@ from clustercert.cli.terminal.output import (
 )
 from clustercert.cli.terminal.prompts import confirm, read_secret
 from clustercert.model.choices import MAX_TTL_SECONDS, WebhookMode
-from clustercert.model.kubernetes import TOKEN_SIGNER
+from clustercert.model.kubernetes import ACCESS_NAMESPACE, TOKEN_SIGNER, USERS_NAMESPACE
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 cluster = typer.Typer(name="cluster", help=RESOURCES["cluster"].help, no_args_is_help=True)
 cluster.add_typer(cluster_ca.app)
 
-_COLUMNS = ("name", "project", "credential", "version", "internal_url", "external_url", "id", "verified_at")
+_COLUMNS = ("name", "project", "version", "internal_url", "external_url", "id", "verified_at")
 # Fields of a cluster that the commands do not show. `cluster ca show --bundle` prints the CAs.
 _HIDDEN = frozenset({"server_ca", "client_ca"})
 # The signer of clusters that sign with their own CA.
@@ -569,7 +569,10 @@ def list_clusters(
         for each in clusters_of_caller(client)
         if owner in (None, each["project_id"]) and domain in (None, each["domain"], each["domain_id"])
     ]
-    show_list(found, output, columns=with_domain(_COLUMNS, found))
+    columns: tuple[str, ...] = _COLUMNS
+    if is_wide() or any(each["credential"] == "token" for each in found):
+        columns = (*_COLUMNS[:2], "credential", *_COLUMNS[2:])
+    show_list(found, output, columns=with_domain(columns, found))
 
 
 @cluster.command()
@@ -675,6 +678,18 @@ def remove(
     found = find_cluster(client, name, project, domain)
     path, shown = cluster_path(found), shown_cluster(client, str(found["name"]), str(found["id"]))
     removed, live = client.get(path), preview_of_all(client, path)["live"]
+    if removed["credential"] == "token":
+        confirm(
+            f"Permanently remove the cluster {shown} ({found['id']}), which has {live} live credentials? Those that are"
+            " in the cluster work until they expire. `clustercert kubernetes remove` ends them.",
+            yes=yes,
+        )
+        client.delete(path)
+        print_note(
+            f"Removed the cluster {shown}. Unless `clustercert kubernetes remove` was run before, delete the "
+            f"namespaces {USERS_NAMESPACE} and {ACCESS_NAMESPACE} with kubectl, which ends all credentials."
+        )
+        return
     question = (
         f"Permanently remove the cluster {shown} ({found['id']}), which has {live} live certificates, and its client "
         "CA's key?"
