@@ -445,10 +445,7 @@ async def test_a_token_of_another_account_is_refused(site: TokenSite) -> None:
         await site.signer.create_ca(ca_request(site.double, late))
 
 
-async def test_without_a_token_the_stored_one_is_used(site: TokenSite) -> None:
-    renewed = await site.signer.create_ca(ca_request(site.double, None))
-    assert renewed.id != site.ca.id
-    site.clusters.sealed.clear()
+async def test_a_token_is_needed(site: TokenSite) -> None:
     with pytest.raises(InvalidRequest, match="signer_token: the signer token needs a token"):
         await site.signer.create_ca(ca_request(site.double, None))
 

@@ -62,7 +62,7 @@ _FORBIDDEN_ADVICE = (
 class TokenSettings(SignerLimits):
     """`[signers.token]`: tokens of service accounts, which the cluster's API server signs.
 
-    All limits are for each cluster.
+    All limits are for each cluster. See [Clusters with tokens](token-clusters.md).
 
     Attributes:
         token_lifetime: lifetime of the tokens with which the service logs in to clusters. The service renews a token
@@ -128,16 +128,14 @@ class TokenSigner:
     async def create_ca(self, request: CaRequest) -> ClientCA:
         """Check the cluster and the given token, and return a `ClientCA` without a certificate.
 
-        Without a new token, uses the cluster's present token. Raises InvalidRequest if the cluster or the token is not
-        fit.
+        Raises InvalidRequest if the cluster or the token is not fit.
         """
-        secret = request.secret or await self._connections.stored_token(request.cluster_id, NAME)
-        if secret is None:
+        if request.secret is None:
             raise InvalidRequest(
                 f"signer_token: the signer token needs a token of its service account. {_TOKEN_ADVICE}"
             )
         ca_id = new_id()
-        token = await self._checked(request.registration, secret)
+        token = await self._checked(request.registration, request.secret)
         return ClientCA(
             id=ca_id,
             cluster_id=request.cluster_id,
