@@ -233,6 +233,31 @@ def test_there_is_no_client_ca_to_show(site: Site) -> None:
     assert "no client CA" in refused.json()["message"]
 
 
+@pytest.mark.parametrize("query", ["", "?dryRun=All"])
+def test_a_rotation_does_not_change_the_kind_of_credential(site: Site, query: str) -> None:
+    administration = site.administration
+    before = administration.rows(tables.client_ca)
+    plain = administration.world.clusters["plain"].id
+    for cluster, signer, status in ((site.cluster["id"], "local", 409), (plain, "token", 400)):
+        url = f"/projects/{site.cluster['project_id']}/clusters/{cluster}/client-ca-rotation{query}"
+        refused = administration.post(url, {"signer": signer})
+        assert refused.status_code == status, refused.text
+    assert administration.rows(tables.client_ca) == before
+
+
+def test_removing_a_cluster_deletes_the_token_of_the_service_and_nothing_in_the_cluster(site: Site) -> None:
+    administration = site.administration
+    url = path(administration)
+    made = administration.put(url, body(site.double))
+    assert made.status_code == 201, made.text
+    assert len(administration.rows(tables.client_ca, cluster_id=made.json()["id"])) == 1
+    token = site.issued()
+    administration.delete(url).raise_for_status()
+    assert administration.rows(tables.client_ca, cluster_id=made.json()["id"]) == []
+    eventually(lambda: administration.rows(tables.discarded_ca) == [])
+    assert site.status(token) == 200
+
+
 def test_a_cluster_that_is_not_fit_is_not_registered(site: Site) -> None:
     administration, double = site.administration, site.double
     double.version = "v1.29.4"

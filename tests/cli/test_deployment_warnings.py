@@ -248,7 +248,9 @@ def test_clusters_without_revocation_are_named(careful: Operator) -> None:
         add_cluster(careful, f"cluster-{number}")
     add_cluster(careful, "admission", "--admission")
     add_cluster(careful, "bound", "--credential-role", "admin=view")
+    add_cluster(careful, "tokens")
     database = careful.folder / "data" / "clustercert.db"
+    execute(database, "UPDATE cluster SET signer = 'token' WHERE name = 'tokens'")
     [(called,)] = rows(database, "SELECT id FROM cluster WHERE name = 'cluster-0'")
     execute(
         database,

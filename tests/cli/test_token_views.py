@@ -98,3 +98,16 @@ def test_an_audit_log_shows_uses_of_tokens(shell: Shell, tmp_path: Path) -> None
     shell.operator.output("kubernetes", "import-audit-log", "plain", log)
     report = shell.operator.output_json("certificate", "access", "--cluster", "plain")
     assert report["unknown_credentials"] == []
+
+
+def test_the_roles_of_groups_are_exported_and_applied(shell: Shell, tmp_path: Path) -> None:
+    exported = tmp_path / "exported.yaml"
+    exported.write_text(shell.operator.output("export", "--local"), encoding="utf-8")
+    assert "clustercert:editors:" in exported.read_text(encoding="utf-8")
+    assert shell.operator.run("diff", "--local", "-f", exported).err == "Nothing to change.\n"
+    changed = exported.read_text(encoding="utf-8").replace("clusterrole/view", "clusterrole/edit@blue")
+    exported.write_text(changed, encoding="utf-8")
+    shell.operator.output("apply", "--local", "-f", exported)
+    shown = shell.operator.output_json("cluster", "show", "eip")
+    assert shown["group_roles"] == {"clustercert:editors": ["clusterrole/edit@blue"]}
+    assert shell.operator.run("apply", "--local", "-f", exported).err == "Nothing to change.\n"

@@ -1,20 +1,23 @@
 """This service's own way into a cluster: what it shows there, when it gets another, and that none is left open."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.kube_api import ApiServerRefused, KubeApi
 from clustercert.kubernetes.cluster_connections import MAX_OPEN, ClusterConnections
-from clustercert.model import Cluster
+from clustercert.model import ClientCA, Cluster
 from clustercert.model.errors import SignerError, Unavailable
 from support.apiserver import ApiServer
 from support.issuance_doubles import MemoryLedger, issuance
 from support.samples import CA_KEY, NOW, client_ca, cluster
+
+T = TypeVar("T")
 
 ALLOWED = "/version"
 FORBIDDEN = "/api/v1/namespaces"
@@ -262,3 +265,32 @@ async def test_it_never_outlives_its_ca(scene: Scene) -> None:
     await scene.gets()
     assert scene.ledger.entries[0][0].not_after == ends
     await scene.connections.close()
+
+
+@dataclass
+class AccountSigner:
+    """Connects with an account of its own."""
+
+    cas: list[ClientCA] = field(default_factory=list)
+
+    async def call(self, ca: ClientCA, work: Callable[[KubeApi], Awaitable[T]]) -> T:
+        self.cas.append(ca)
+        async with KubeApi("https://127.0.0.1:1", b"", None) as api:
+            return await work(api)
+
+
+async def test_a_cluster_with_tokens_is_reached_with_the_account_of_its_signer(scene: Scene) -> None:
+    signer = AccountSigner()
+    ca = replace(scene.known.client_ca, certificate=None, signer="token")
+    known = replace(scene.known, signer="token", client_ca=ca)
+
+    async def answer(_api: KubeApi) -> str:
+        return "answer"
+
+    with_token = replace(scene.connections, signers={"token": signer})
+    assert await with_token.call(known, answer) == "answer"
+    assert signer.cas == [ca]
+    for signers in ({}, {"token": object()}):
+        with pytest.raises(SignerError, match="signer token is not installed"):
+            await replace(scene.connections, signers=signers).call(known, answer)
+    assert scene.issued == 0

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from clustercert.model import Caller, Domain, Group, IssueRequest, Origin
 from clustercert.model.access_requests import RequestedAccess
+from clustercert.model.clusters import ClusterOptions
 from clustercert.model.errors import ClustercertError, InvalidRequest
 from clustercert.model.requests import KEYSTONE_METHODS
 from clustercert.pki.keys import sample_key
@@ -291,3 +292,12 @@ def test_a_user_of_keystone_can_log_in_in_three_ways() -> None:
     who = replace(member(), issuer="https://keystone.example.com/v3", method="keystone")
     rules = [rule(name, {"auth_methods": [name]}) for name in (*KEYSTONE_METHODS, "token", "oidc")]
     assert {each.rule for each in entitled(*rules, who=who)} == set(KEYSTONE_METHODS)
+
+
+def test_tokens_give_only_groups_with_roles_and_have_no_csr() -> None:
+    ca = replace(client_ca(), certificate=None, signer="token")
+    options = ClusterOptions(group_roles={"g-a": ("clusterrole/view",), "g-c": ("clusterrole/view",)})
+    known = replace(CLUSTER, signer="token", client_ca=ca, options=options)
+    policy = loaded(rule("a"), rule("b"), rule("c", csr_required=True))
+    found = Entitlements(policy, known, "*", NOW).entitlements_of(member())
+    assert [(each.rule, each.groups) for each in found] == [("a", ("g-a",))]

@@ -1,5 +1,7 @@
 """Credentials that are tokens: the order of steps, and what the ledger records."""
 
+import json
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -17,8 +19,11 @@ from clustercert.model.issuance import IssuedToken
 from clustercert.pki.keys import new_key
 from clustercert.pki.signer import TokenOrder
 from clustercert.policy.cluster_grant import LEFT_OUT, cluster_grant
+from clustercert.policy.live_replay import LiveChange, live_changes
+from clustercert.policy.replay import replay_event
+from clustercert.store.audit.events import canonical
 from support.issuance_doubles import ChangingRights, Clusters, MemoryLedger, issuance
-from support.samples import CLUSTER_ID, NOW, PROJECT_ID, caller, client_ca, cluster
+from support.samples import CLUSTER_ID, NOW, POLICY, PROJECT_ID, caller, client_ca, cluster
 
 ASKED = IssueRequest(expires_in=timedelta(hours=8), credential="token", reason="incident 4711")
 VIEW = {"clustercert:admins": ("clusterrole/view", "clusterrole/edit@blue")}
@@ -180,3 +185,18 @@ def test_a_token_has_at_most_so_many_bindings() -> None:
 
 def test_a_cluster_with_certificates_keeps_all_groups() -> None:
     assert cluster_grant(grant("team:red"), cluster(client_ca())) == grant("team:red")
+
+
+async def test_a_decision_about_a_token_is_replayed_with_the_roles_of_groups() -> None:
+    ledger, skipped = MemoryLedger(), Counter[str]()
+    service = issuance({"token": TokenSigner()}, ledger, Clusters(token_cluster()))
+    await service.issue(caller("admin"), PROJECT_ID, CLUSTER_ID, ASKED)
+    event = json.loads(canonical(ledger.entries[0][1]))
+    replayed = replay_event(POLICY, event, skipped)
+    assert (replayed is not None, skipped) == (True, Counter())
+    decision, outcome = replayed  # type: ignore[misc] # asserted above
+    assert outcome.groups == decision.outcome.groups == {"clustercert:admins"}
+    assert list(live_changes(decision.outcome, outcome)) == []
+    event["detail"]["cluster"]["group_roles"] = {"team:red": ["clusterrole/view"]}
+    decision, outcome = replay_event(POLICY, event, skipped)  # type: ignore[misc] # as above
+    assert list(live_changes(decision.outcome, outcome)) == [LiveChange.REFUSED]

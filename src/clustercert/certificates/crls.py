@@ -92,7 +92,7 @@ class Crls:
     async def _authority(self, cluster_id: str, ca_id: str) -> ClientCA:
         """Return a client CA that is not retired. Raises NotFound."""
         ca = await self._queries.authority(cluster_id, ca_id)
-        if ca is None:
+        if ca is None or ca.certificate is None:
             raise NotFound("There is no such client CA. Check the ids of the cluster and the CA.")
         if ca.state == "retired":
             raise NotFound(

@@ -21,6 +21,7 @@ from clustercert.model.events.administration import (
     CaRotationChanged,
     ReportedProof,
 )
+from clustercert.model.kubernetes import TOKEN_SIGNER
 from clustercert.pki.certificates import certificate_der
 from clustercert.pki.signer import LOCAL, CaRequest, Signer, signer_named
 from clustercert.policy.lifetime import BACKDATE
@@ -91,13 +92,19 @@ class CaRotations:
     ) -> RotationStatus:
         """Create a new client CA, and start the rotation to it.
 
-        Raises InvalidRequest if the signer is not installed, Conflict if a rotation of the cluster is running or the
-        key of the new CA was deleted, or an error of the signer.
+        Raises InvalidRequest if the signer is not installed or creates no CA, Conflict if the cluster has no client CA,
+        a rotation of the cluster is running or the key of the new CA was deleted, or an error of the signer.
 
         Args:
             planned: whether this is a dry run. In a dry run, the built-in signer creates the CA.
         """
+        cluster.client_ca.require_certificate()
         signer = options.signer or cluster.signer
+        if signer == TOKEN_SIGNER:
+            raise InvalidRequest(
+                "signer: the signer token creates no client CA. To change the kind of credential, remove the cluster"
+                " and register it again."
+            )
         if signer not in self.signers:
             installed = ", ".join(sorted(self.signers))
             raise InvalidRequest(f"signer: {signer} is not installed. Installed: {installed}.")
@@ -141,7 +148,10 @@ class CaRotations:
         return await self._status(cluster, rotation, cluster.client_ca, new_ca)
 
     async def status(self, cluster: Cluster) -> RotationStatus:
-        """Return the running or else the last rotation. Raises NotFound if the CA was never rotated."""
+        """Return the running or else the last rotation.
+
+        Raises NotFound if the CA was never rotated, or Conflict if the cluster has no client CA.
+        """
         return await self._current(cluster, await self._required(cluster))
 
     async def page(
@@ -319,6 +329,7 @@ class CaRotations:
         return await self._current(cluster, saved)
 
     async def _required(self, cluster: Cluster) -> CaRotation:
+        cluster.client_ca.require_certificate()
         rotation = await self.queries.rotation(cluster.id)
         if rotation is None:
             raise NotFound("The client CA of this cluster was never rotated.")

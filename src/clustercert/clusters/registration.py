@@ -115,6 +115,8 @@ def new_registration(fields: Mapping[str, Any], before: ClusterOptions | None = 
     options: dict[str, Any] = {}
     for each in cluster_properties():
         value, (*owner, attribute) = fields[each.name], each.path
+        if isinstance(value, dict):
+            value = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
         if owner:
             options[attribute] = tuple(dict.fromkeys(value)) if isinstance(value, list) else value
         else:

@@ -24,6 +24,7 @@ from clustercert.http.paging import KeyPageDep, PageBody, numbered_page
 from clustercert.http.responses import ResponseBody, Time
 from clustercert.issuance.explanations import ExplainedRequest
 from clustercert.model import IssueRequest, JsonObject, KeyType
+from clustercert.model.choices import CredentialKind
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.requests import AUTH_METHODS
 from clustercert.pki.keys import sample_key
@@ -258,15 +259,19 @@ class LimitBody(ResponseBody):
 
 
 class WouldSignBody(ResponseBody):
-    """The content of the certificate that would be signed. Times are in the format of RFC 3339."""
+    """The content of the certificate that would be signed, or of the token. Times are in the format of RFC 3339."""
 
     common_name: str = Field(validation_alias="username")
     organizations: list[str] = Field(
-        description="The Kubernetes groups. The credential group has a placeholder instead of its number."
+        description="The Kubernetes groups. The credential group has a placeholder instead of its number. For a token,"
+        " the groups whose roles would be bound."
+    )
+    left_out: list[str] = Field(
+        description="The policy's groups that a token would lack, because they have no role in the cluster."
     )
     not_before: Time
     not_after: Time
-    key_type: str
+    key_type: str = Field(description="Empty for a token.")
     shortened: bool = Field(description="Whether the requested lifetime is shortened to the limit.")
     limit: LimitBody
 
@@ -286,6 +291,7 @@ class ExplainedClusterBody(ResponseBody):
     id: str
     name: str
     shown_name: str = Field(description="The name as `DOMAIN/PROJECT/CLUSTER`.")
+    credential: CredentialKind = Field(validation_alias="credential_kind")
     project_id: str
 
 
@@ -403,7 +409,7 @@ def _would_sign(explained: ExplainedRequest) -> WouldSignBody | None:
     return WouldSignBody.read(
         found.grant,
         organizations=explained.organizations,
-        key_type=found.key_type,
+        key_type=found.key_type if explained.cluster.credential_kind == "certificate" else "",
         shortened=trace["shortened"],
         limit=limit,
     )

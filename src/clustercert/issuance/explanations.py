@@ -9,7 +9,14 @@ from clustercert.issuance.ports import AccessSource
 from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.issuance.service import NUMBER_PLACEHOLDER
 from clustercert.model import Caller, Cluster, Grant, IssueRequest, KeyType, Origin, credential_group
-from clustercert.model.errors import Conflict, Forbidden, NotFound, Unauthenticated, Unavailable
+from clustercert.model.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+)
 from clustercert.model.rights import reads_everything, reads_project, require_reader
 from clustercert.pki.keys import sample_key
 from clustercert.policy.cluster_grant import cluster_grant
@@ -97,8 +104,9 @@ class Explanations:
 
         Callers may ask about themselves in all their projects, whatever the token's scope. Operators and auditors may
         ask about all users. Project admins may ask about users with a role in the project. Only operators and
-        auditors see rules that the user may not see. Raises NotFound if the caller may not ask about this user or the
-        user has no such access request, or Forbidden if the caller may not ask about another source address.
+        auditors see rules that the user may not see. Raises InvalidRequest for a CSR if the cluster's credentials are
+        tokens, NotFound if the caller may not ask about this user or the user has no such access request, or Forbidden
+        if the caller may not ask about another source address.
         """
         is_own = user_id in (None, caller.user.id)
         asked = await self.with_all_roles(caller) if is_own else caller
@@ -118,6 +126,10 @@ class Explanations:
             asked, seen_at = await self._other(cluster, str(user_id), caller.origin)
             if not (asked.roles_in(cluster.project_id) or reads_everything(caller)):
                 raise _not_found()
+        if cluster.credential_kind == "token" and request.public_key is not None:
+            raise InvalidRequest(
+                "csr: this cluster's credentials are tokens, which have no key. Send no CSR."
+            )
         origin = replace(caller.origin, address=source or caller.origin.address)
         asked = replace(asked, method=auth_method or asked.method, origin=origin)
         explained = await self._explained(asked, cluster, request, only_own=not reads_everything(caller))
@@ -153,10 +165,11 @@ class Explanations:
     def grant_now(self, caller: Caller, cluster: Cluster) -> Grant | None:
         """Return the caller's grant for a request with the longest lifetime, or None if the request would be refused.
 
-        Assumes a request with a CSR, as the exec plugin sends it, and without a reason.
+        Assumes a request as the exec plugin sends it: without a reason and, for a certificate, with a CSR.
         """
-        now = self.now()
-        request = IssueRequest(expires_in=MAX_LIFETIME, shorten=True, public_key=sample_key(EXEC_PLUGIN_KEY))
+        now, is_token = self.now(), cluster.credential_kind == "token"
+        key = None if is_token else sample_key(EXEC_PLUGIN_KEY)
+        request = IssueRequest(expires_in=MAX_LIFETIME, shorten=True, public_key=key)
         try:
             grant = self.policy.decide(caller, cluster, request, now)
             return cluster_grant(grant, cluster)

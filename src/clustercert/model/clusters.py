@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from clustercert.model.identity import ProjectName
 
+_NO_CA = "This cluster has no client CA: its credentials are tokens of service accounts."
 NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -60,11 +61,16 @@ class ClientCA:
         """When the CA certificate expires; None for the signer `token`."""
         return None if self.certificate is None else self.not_after
 
+    def require_certificate(self) -> None:
+        """Raise Conflict for the signer `token`."""
+        if self.certificate is None:
+            raise Conflict(_NO_CA)
+
     @property
     def ca_certificate(self) -> "x509.Certificate":
         """The CA certificate. Raises Conflict for the signer `token`."""
         if self.certificate is None:
-            raise Conflict("This cluster has no client CA: its credentials are tokens of service accounts.")
+            raise Conflict(_NO_CA)
         return self.certificate
 
 

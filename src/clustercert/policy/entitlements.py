@@ -15,6 +15,7 @@ from clustercert.model.identity import BUILT_IN
 from clustercert.model.name_patterns import Names
 from clustercert.model.requests import KEYSTONE_METHODS
 from clustercert.pki.keys import sample_key
+from clustercert.policy.cluster_grant import cluster_grant
 from clustercert.policy.conditions import (
     Condition,
     ConditionFailed,
@@ -263,15 +264,20 @@ class Entitlements:
             own = united_groups((plan.rule,), decision_input, {})
         except ClustercertError:
             return None
-        groups = tuple(group for group in own if self._group.match((group,)))
+        groups = tuple(group for group in own if self._group.match((group,)) and self._has_role(group))
         for choice in plan.choices if groups else ():
             caller = choice.variant.sent_by(decision_input.caller)
             with contextlib.suppress(ClustercertError):
                 access = self._access(plan.rule, groups)
                 grant = choice.policy.decide(caller, self._cluster, choice.variant.request, self._now, access)
+                grant = cluster_grant(grant, self._cluster)
                 lifetime = grant.not_after - grant.not_before - BACKDATE
                 return Entitlement(plan.rule.name, groups, lifetime, choice.needs, plan.unless)
         return None
+
+    def _has_role(self, group: str) -> bool:
+        """Whether credentials for the cluster can have a group. Tokens have only groups with roles in the cluster."""
+        return self._cluster.credential_kind == "certificate" or group in self._cluster.options.group_roles
 
     def _access(self, rule: PolicyRule, groups: tuple[str, ...]) -> RequestedAccess | None:
         """Return the longest approved access to these groups, or None for a rule that grants its groups."""
@@ -286,6 +292,8 @@ class Entitlements:
         requests = [
             (variant, self._input(variant.sent_by(caller), variant.request))
             for variant in request_variants(conditions, caller)
+            # A request for a token has no CSR.
+            if variant.request.public_key is None or self._cluster.credential_kind == "certificate"
         ]
         for position, match in enumerate(matches):
             if self._can_give(match.rule.rule):

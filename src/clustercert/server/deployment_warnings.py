@@ -280,20 +280,16 @@ def _written_out(names: Iterable[str] | None) -> tuple[str, ...]:
 
 async def _unguarded_clusters(database: "Database") -> AsyncIterator[str]:
     try:
-        clusters = await AccessQueries(database).never_called(limit=MAX_CLUSTERS)
+        unguarded = await AccessQueries(database).unguarded(limit=MAX_CLUSTERS)
     except Unavailable:
         # With very many clusters, the query may time out, which must not prevent the start.
         return
-    unguarded = sorted(
-        cluster.name
-        for cluster in clusters
-        if cluster.options.credential_roles is None and not cluster.options.admission
-    )
     if unguarded:
-        count = f"{len(unguarded)}{' or more' if len(clusters) == MAX_CLUSTERS else ''}"
+        count = f"{len(unguarded)}{' or more' if len(unguarded) == MAX_CLUSTERS else ''}"
         yield (
-            f"Revoked certificates still work in clusters without revocation: {_listed(unguarded, count)}. Their API"
-            " servers have never called the webhook. Run `clustercert kubernetes setup` for each of these clusters."
+            "Revoked certificates still work in clusters without revocation: "
+            f"{_listed(sorted(unguarded), count)}. Their API servers have never called the webhook. Run `clustercert"
+            " kubernetes setup` for each of these clusters."
         )
 
 

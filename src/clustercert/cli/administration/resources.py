@@ -140,6 +140,7 @@ _SCHEMAS: dict[Any, Schema] = {
     tuple[str, ...]: TEXTS,
     Mapping[str, str]: MAPPING,
     Mapping[str, str] | None: MAPPING,
+    Mapping[str, tuple[str, ...]]: {"type": "object", "additionalProperties": TEXTS},
     WebhookMode: {"enum": list(get_args(WebhookMode))},
 }
 

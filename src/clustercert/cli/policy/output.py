@@ -40,7 +40,8 @@ def _verdict(body: dict[str, Any]) -> str:
     user, cluster = body["user"], body["cluster"]
     if body["allowed"]:
         return _wrapped(
-            f"Allowed: {user['name']} gets a certificate for the cluster {cluster['shown_name']}.", ""
+            f"Allowed: {user['name']} gets a {cluster['credential']} for the cluster {cluster['shown_name']}.",
+            "",
         )
     message = body["message"]
     if not user["roles"]:
@@ -69,16 +70,21 @@ def _certificate(body: dict[str, Any]) -> Iterator[str]:
     longest = f"{lifetime_text(parse_rfc3339(limit['until']) - issued_at)}, by {by}"
     if limit["by"] in _ENDS:
         longest = f"{limit['until']}, the end of {_ENDS[limit['by']]}"
-    yield "\nThe certificate:"
+    yield f"\nThe {body['cluster']['credential']}:"
     for name, value in (
         ("user name", signed["common_name"]),
         ("groups", ", ".join(signed["organizations"])),
+        *((("left out", _left_out(signed["left_out"])),) if signed["left_out"] else ()),
         ("not before", signed["not_before"]),
         ("not after", f"{signed['not_after']} ({lifetime_text(lifetime)})"),
-        ("key type", signed["key_type"]),
+        *((("key type", signed["key_type"]),) if signed["key_type"] else ()),
         ("limit", longest + (", which shortens the requested lifetime" if signed["shortened"] else "")),
     ):
         yield _wrapped(f"  {name:<12}{value}", " " * 14)
+
+
+def _left_out(groups: list[str]) -> str:
+    return f"{', '.join(groups)} ({'has' if len(groups) == 1 else 'have'} no role in this cluster)"
 
 
 def _nearest(body: dict[str, Any]) -> Iterator[str]:

@@ -18,11 +18,11 @@ from clustercert.clusters.ca_rotation import ReportedResult, RotationOptions
 from clustercert.http import IN_PROJECT, OWN, responses
 from clustercert.http.administration import changes
 from clustercert.http.administration.changes import AdminCall, OperatorChange, ResourceBody
-from clustercert.http.administration.cluster_bodies import KeyDeletionBody
+from clustercert.http.administration.cluster_bodies import NO_CLIENT_CA, KeyDeletionBody
 from clustercert.http.administration.clusters import CLUSTER, deleted_keys
 from clustercert.http.certificates import ACTOR_NAME, known_users, name_of
 from clustercert.http.dependencies import Call, CallDep
-from clustercert.http.openapi import KIB, TEXT, described, json_body
+from clustercert.http.openapi import ERRORS, KIB, TEXT, described, json_body
 from clustercert.http.paging import KeyPageDep, PageBody, ReadPage, keyset_page
 from clustercert.http.responses import Hex, ResponseBody, Time
 from clustercert.model import JsonObject
@@ -252,24 +252,29 @@ States = Annotated[
 
 @router.get(CAS, responses=described("The client CAs.", ClientCaListBody))
 async def list_cas(call: AdminCall, project_id: str, cluster: str) -> Response:
-    """List the client CAs of a cluster, also the retired ones. Only for project admins and operators."""
+    """List the client CAs of a cluster, also the retired ones. Only for project admins and operators.
+
+    The list is empty if the cluster's credentials are tokens.
+    """
     owner = await call.services.clusters.find(project_id, cluster)
     found = await call.services.ca_rotations.cas.of_cluster(owner.id)
-    return responses.private({"client_cas": [ClientCaBody.render(each) for each in found]})
+    with_certificate = [each for each in found if each.certificate is not None]
+    return responses.private({"client_cas": [ClientCaBody.render(each) for each in with_certificate]})
 
 
 @router.get(
     CAS + "/bundle",
-    responses=described("The CA certificates.", content={PEM: TEXT}),
+    responses=described("The CA certificates.", content={PEM: TEXT}, errors=ERRORS | NO_CLIENT_CA),
     response_class=Response,
 )
 async def show_bundle(call: AdminCall, project_id: str, cluster: str) -> Response:
     """Show the client CAs that the cluster's API servers must trust, in PEM, oldest first.
 
     During a rotation, the bundle has both CAs until somebody asks for completion, and then only the new CA. Only for
-    project admins and operators.
+    project admins and operators. The status is 409 if the cluster's credentials are tokens.
     """
     owner = await call.services.clusters.find(project_id, cluster)
+    owner.client_ca.require_certificate()
     bundle = await call.services.clusters.queries.bundle(owner.id)
     return Response(chain_pem(bundle), headers=responses.NO_STORE, media_type=PEM)
 
@@ -291,7 +296,7 @@ async def list_rotations_of_project(
     return responses.private(await keyset_page("rotations", read, _body, page))
 
 
-@router.get(ROTATION, responses=changes.one(WholeRotationBody))
+@router.get(ROTATION, responses=changes.one(WholeRotationBody, NO_CLIENT_CA))
 async def show_rotation(call: AdminCall, project_id: str, cluster: str) -> Response:
     """Show the running or else the last rotation of a cluster's client CA. Only for project admins and operators."""
     owner = await call.services.clusters.find(project_id, cluster)

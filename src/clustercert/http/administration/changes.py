@@ -7,7 +7,7 @@ write, the service repeats the PUT with the new state.
 
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -50,8 +50,8 @@ def listed(model: type[BaseModel]) -> Described:
     return described("A page of the list.", model, errors=_ERRORS)
 
 
-def one(model: type[BaseModel]) -> Described:
-    return described("The object.", model, headers=_ETAG, errors=_ERRORS)
+def one(model: type[BaseModel], more_errors: Mapping[int, str] | None = None) -> Described:
+    return described("The object.", model, headers=_ETAG, errors={**_ERRORS, **(more_errors or {})})
 
 
 def replaced(model: type[BaseModel]) -> Described:

@@ -17,6 +17,9 @@ from clustercert.pki.certificates import fingerprint, pem_fingerprints
 
 M = TypeVar("M", bound=BaseModel)
 
+NO_CLIENT_CA = {409: "The cluster has no client CA: its credentials are tokens."}
+"""The description of a response, for the API documentation."""
+
 # The JSON types of properties whose values have other types in Python.
 _JSON_TYPES: dict[Any, Any] = {
     bytes: str,

@@ -51,20 +51,21 @@ async def show_cluster(call: AdminCall, project_id: str, cluster: str) -> Respon
     return changes.shown(bodies.ClusterBody.render(await call.services.clusters.find(project_id, cluster)))
 
 
-@router.get(CLUSTER + "/client-ca", responses=changes.one(bodies.ClientCABody))
+@router.get(CLUSTER + "/client-ca", responses=changes.one(bodies.ClientCABody, bodies.NO_CLIENT_CA))
 async def show_client_ca(call: AdminCall, project_id: str, cluster: str) -> Response:
     """Show a cluster's client CA, and where its key is. `cluster` is a name or id.
 
     Only for project admins and operators. The service asks the CA's signer, so the status is 503 if the signer can't be
-    reached.
+    reached. The status is 409 if the cluster's credentials are tokens, because the cluster has no client CA.
     """
     clusters = call.services.clusters
     found = await clusters.find(project_id, cluster)
-    custody, ca = await clusters.key_custody(found), found.client_ca
+    ca, certificate = found.client_ca, found.client_ca.ca_certificate
+    custody = await clusters.key_custody(found)
     body = bodies.ClientCABody.render(
         ca,
-        subject=ca.ca_certificate.subject.rfc4514_string(),
-        sha256=fingerprint(ca.ca_certificate),
+        subject=certificate.subject.rfc4514_string(),
+        sha256=fingerprint(certificate),
         key_location=custody.location,
         key_properties=dict(custody.proof),
         access_policy=custody.access_policy,

@@ -11,10 +11,9 @@ from sqlalchemy import (
     select,
 )
 
-from clustercert.model import ClusterOptions
 from clustercert.store import tables
 from clustercert.store.certificates.views import is_revoked
-from clustercert.store.clusters.registry import options_of, select_named
+from clustercert.store.clusters.registry import is_enforced_inside, select_named
 from clustercert.store.engine.queries import Queries
 
 _certificate, _cluster = tables.certificate, tables.cluster
@@ -37,14 +36,6 @@ class UnknownIdentity:
     groups: tuple[str, ...]
     first_seen_at: datetime
     last_seen_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterControls:
-    """A cluster's options, which say how the cluster rejects revoked certificates. `name` is `Cluster.shown_name`."""
-
-    name: str
-    options: ClusterOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +159,15 @@ class AccessQueries(Queries):
             for fingerprints, hashes, username, groups, *seen in await self._rows(query)
         )
 
-    async def never_called(self, *, limit: int) -> tuple[ClusterControls, ...]:
-        """Return clusters whose API server has never called the webhook."""
+    async def unguarded(self, *, limit: int) -> tuple[str, ...]:
+        """Return the names of clusters that have no control and whose API server has never called the webhook.
+
+        The names are those of `Cluster.shown_name`.
+        """
         called = select(_token.c.cluster_id).where(_token.c.last_asked_at.is_not(None))
-        without = select_named(_cluster.c.options).where(_cluster.c.id.not_in(called))
+        without = select_named().where(_cluster.c.id.not_in(called), ~is_enforced_inside())
         query = without.order_by(_cluster.c.id).limit(limit)
-        return tuple(
-            ClusterControls(row.shown_name, options_of(row.options)) for row in await self._rows(query)
-        )
+        return tuple(row.shown_name for row in await self._rows(query))
 
     async def webhook_contacts(self, cluster_id: str) -> tuple[WebhookContact, ...]:
         """For each webhook token of the cluster, return when the API server last contacted the service."""

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, or_, s
 
 from clustercert.model.access_requests import OPEN_STATES
 from clustercert.model.choices import EnforcementState
+from clustercert.model.kubernetes import TOKEN_SIGNER
 from clustercert.model.requests import AuthMethod
 from clustercert.model.times import RECENT
 from clustercert.store import tables
@@ -213,12 +214,12 @@ def enforcement_state(
     The subquery has at most one row for each cluster, with the column `cluster_id`; join it with an outer join. The
     states, of which the first that applies counts:
 
-    - `none`: no control stops a single certificate. The API server has not called the webhook within a day, and the
-      cluster's options require neither bindings nor an admission policy.
+    - `none`: no control stops a single certificate. The API server has not called the webhook within a day, the
+      cluster's options require neither bindings nor an admission policy, and its credentials are certificates.
     - `unreviewed`: audit events reported a use of a certificate within the last 10 minutes, but for 20 minutes the API
       server has not called the webhook, on which the cluster relies.
     - `incomplete`: bindings or an admission policy are set up. A webhook token exists, but the API server has not
-      called the webhook within a day.
+      called the webhook within a day. Clusters whose credentials are tokens need no webhook.
     - `unverified`: `clustercert kubernetes verify` has not succeeded within `VERIFICATION_COUNTS`.
     - `verified`.
     """
@@ -235,13 +236,14 @@ def enforcement_state(
     )
     asked_at, is_inside = contacts.c.asked_at, is_enforced_inside()
     is_not_called = or_(asked_at.is_(None), asked_at < now - RECENT)
+    has_webhook_token = and_(contacts.c.cluster_id.is_not(None), _cluster.c.signer != TOKEN_SIGNER)
     is_used = contacts.c.used_at > now - UNREVIEWED_FOR
     has_no_reviews = or_(asked_at <= now - 2 * UNREVIEWED_FOR, and_(asked_at.is_(None), ~is_inside))
     verified_at = _cluster.c.verified_at
     states: list[tuple[ColumnElement[bool], EnforcementState]] = [
         (and_(is_not_called, ~is_inside), "none"),
         (and_(is_used, has_no_reviews), "unreviewed"),
-        (and_(contacts.c.cluster_id.is_not(None), is_not_called), "incomplete"),
+        (and_(has_webhook_token, is_not_called), "incomplete"),
         (or_(verified_at.is_(None), verified_at < now - VERIFICATION_COUNTS), "unverified"),
     ]
     return case(*states, else_="verified"), contacts

@@ -397,7 +397,10 @@ def is_enforced_inside() -> ColumnElement[bool]:
 
 def options_of(stored: dict[str, Any]) -> ClusterOptions:
     """Convert a cluster's stored options."""
-    return ClusterOptions(**_with_tuples(stored))
+    options = _with_tuples(stored)
+    if "group_roles" in options:
+        options["group_roles"] = _with_tuples(options["group_roles"])
+    return ClusterOptions(**options)
 
 
 def _with_tuples(stored: dict[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,8 @@ def _rotation_api(visit: Visit, *more: str) -> str:
 @pages.get(_ROTATION)
 async def show(visit: Visit) -> Response:
     cluster = await visit.api.get(api_path(visit))
-    rotation = await _rotation(visit)
+    # A cluster whose credentials are tokens has no client CA, and no rotations.
+    rotation = await _rotation(visit) if cluster["client_ca"] is not None else None
     return visit.render(
         "rotation.html",
         live=True,

@@ -35,7 +35,8 @@ async def why(visit: Visit) -> Response:
     values: dict[str, Any] = {"candidates": (), "found": None, "entitled": None}
     problem = None
     try:
-        values |= await _explained(visit, form)
+        is_csr = form["key"] != "service" and cluster["credential"] == "certificate"
+        values |= await _explained(visit, form, is_csr=is_csr)
         if form["group"] and reads_everything(caller):
             cursor = visit.query.get("cursor")
             values["entitled"] = await visit.api.get(
@@ -57,7 +58,7 @@ async def why(visit: Visit) -> Response:
     )
 
 
-async def _explained(visit: Visit, form: Mapping[str, str]) -> dict[str, object]:
+async def _explained(visit: Visit, form: Mapping[str, str], *, is_csr: bool) -> dict[str, object]:
     """Return the explanation and its lifetime, or the candidates if several users have the name in the form."""
     user = None
     if form["user"]:
@@ -69,7 +70,7 @@ async def _explained(visit: Visit, form: Mapping[str, str]) -> dict[str, object]
         path("policy", "explain"),
         cluster=visit.part("cluster_id"),
         user=user,
-        csr="false" if form["key"] == "service" else "true",
+        csr="true" if is_csr else "false",
         reason=form["reason"] or None,
         expires_in=form["expires_in"] or None,
     )
