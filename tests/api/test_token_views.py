@@ -219,3 +219,26 @@ def test_the_console_shows_how_a_token_ends(place: Place) -> None:
         "operator", f"/certificates/{place.token.fingerprint.hex()}/revoke"
     )
     assert "You get a token for up to" in place.page("member", "/why")
+
+
+def test_groups_without_a_role_can_not_be_requested(tmp_path: Path) -> None:
+    offer = {"groups": ["clustercert:editors", "owners"], "max_lifetime": "1h", "approvals": []}
+    rule = {"name": "on-request", "when": {"roles": ["member"]}, "offer": offer}
+    world = worlds.make(tmp_path)
+    asyncio.run(_prepare(world))
+    with Service(world.settings(policy={"rules": [rule]})).running() as service:
+
+        def ask(group: str) -> httpx2.Response:
+            known = world.clusters["eip"]
+            body: dict[str, object] = {
+                "project_id": known.project_id,
+                "cluster_id": known.id,
+                "groups": [group],
+            }
+            body |= {"duration": 3600, "reason": "incident 4711"}
+            headers = world.people["member"].headers
+            return service.client.post(f"{OWN}/access-requests", json=body, headers=headers)
+
+        refused = ask("owners")
+        assert (refused.status_code, "no role in this cluster" in refused.json()["error_msg"]) == (403, True)
+        assert ask("clustercert:editors").status_code == 201

@@ -1,5 +1,6 @@
 """What a cluster makes of the policy's grant: all groups, one bound ClusterRole, or the roles of the groups."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from clustercert.model import Cluster, Grant
@@ -7,6 +8,7 @@ from clustercert.model.errors import Forbidden
 from clustercert.model.group_roles import MAX_BINDINGS, RoleGrant, roles_of_groups
 from clustercert.policy.rules import bound_grant
 
+_ADVICE = "Ask the operator to give it one (clustercert cluster update --group-role)."
 LEFT_OUT = "left_out"
 """The name in a decision trace of the groups that have no roles in the cluster."""
 
@@ -17,6 +19,15 @@ def cluster_grant(grant: Grant, cluster: Cluster) -> Grant:
         return _token_grant(grant, cluster)
     roles = cluster.options.credential_roles
     return bound_grant(grant, roles) if roles else grant
+
+
+def require_roles(groups: Iterable[str], cluster: Cluster) -> None:
+    """Raise Forbidden if credentials for the cluster can't have one of the groups, because it has no role there."""
+    if cluster.credential_kind == "certificate":
+        return
+    missing = next((group for group in groups if group not in cluster.options.group_roles), None)
+    if missing is not None:
+        raise Forbidden(f"The group {missing} has no role in this cluster. {_ADVICE}")
 
 
 def bound_roles(grant: Grant, cluster: Cluster) -> tuple[RoleGrant, ...]:
@@ -35,14 +46,13 @@ def _token_grant(grant: Grant, cluster: Cluster) -> Grant:
     trace = {**grant.trace, LEFT_OUT: list(left_out)} if left_out else grant.trace
     requested = grant.access.groups if grant.access is not None else ()
     missing = next((group for group in requested if group not in mapped), None)
-    advice = "Ask the operator to give it one (clustercert cluster update --group-role)."
     if missing is not None:
         raise Forbidden(
-            f"The group {missing} of the access request has no role in this cluster. {advice}", trace=trace
+            f"The group {missing} of the access request has no role in this cluster. {_ADVICE}", trace=trace
         )
     if not kept:
         raise Forbidden(
-            f"None of your groups ({', '.join(left_out)}) has a role in this cluster. {advice}", trace=trace
+            f"None of your groups ({', '.join(left_out)}) has a role in this cluster. {_ADVICE}", trace=trace
         )
     granted = replace(grant, groups=kept, left_out=left_out, trace=trace)
     if (count := len(bound_roles(granted, cluster))) > MAX_BINDINGS:

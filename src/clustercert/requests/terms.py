@@ -8,6 +8,7 @@ from clustercert.model import Caller, Cluster
 from clustercert.model.access_requests import AccessRequest
 from clustercert.model.errors import Forbidden, InvalidRequest
 from clustercert.model.ids import new_id
+from clustercert.policy.cluster_grant import require_roles
 from clustercert.policy.lifetime import MIN_LIFETIME, lifetime_text
 from clustercert.policy.offers import Offer
 from clustercert.policy.rules import PolicyRule
@@ -41,7 +42,8 @@ def new_request(
 ) -> AccessRequest:
     """Return a new request. A request that needs no approvers is approved.
 
-    Raises InvalidRequest, or Forbidden if no offer has all the groups or allows the duration.
+    Raises InvalidRequest, or Forbidden if no offer has all the groups or allows the duration, or if a group has no role
+    in a cluster whose credentials are tokens.
     """
     _check_groups(asked.groups)
     if asked.ticket is not None and not (
@@ -49,6 +51,7 @@ def new_request(
     ):
         raise InvalidRequest(f"ticket: write 1 to {MAX_TICKET} printable characters.")
     rule, offer = _offer_of(asked, offers)
+    require_roles(asked.groups, cluster)
     project = cluster.project_name
     request = AccessRequest(
         id=new_id(),
