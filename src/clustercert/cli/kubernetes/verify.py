@@ -14,7 +14,7 @@ from clustercert.cli.options import FAILED, InvalidOption, UsageError, error_tex
 from clustercert.cli.session import Operator
 from clustercert.cli.terminal.output import Output, OutputOption, Progress, print_note, show_list, with_domain
 from clustercert.model.choices import RevocationControl
-from clustercert.model.errors import ClustercertError, InvalidRequest, NotFound
+from clustercert.model.errors import ClustercertError, Conflict, InvalidRequest, NotFound
 from clustercert.model.times import utc_now
 
 if TYPE_CHECKING:
@@ -294,7 +294,8 @@ async def _notes(
 
 
 async def _rotation_notes(operator: Operator, cluster: "Cluster") -> list[str]:
-    with suppress(NotFound):
+    # A cluster whose credentials are tokens has no client CA.
+    with suppress(Conflict, NotFound):
         rotation = await operator.components.ca_rotations.status(cluster)
         if rotation.rotation.is_running:
             return [f"A rotation of the client CA is {rotation.rotation.state}. {rotation.next_step}"]
