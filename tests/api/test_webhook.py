@@ -203,8 +203,8 @@ def test_a_revoked_certificate_is_denied_within_a_second(default: ApiServer) -> 
     assert status == {
         "allowed": False,
         "denied": True,
-        "reason": "This certificate was revoked. Get a certificate with `clustercert kubeconfig get`."
-        " If kubectl runs `clustercert credential`, run that command once with --refresh.",
+        "reason": "This certificate was revoked. Get another one: for kubectl's plugin, run"
+        " `clustercert credential CLUSTER --refresh >/dev/null`; for a file, `clustercert kubeconfig get`.",
     }
     assert default.status(**shown.identity) == status
     assert default.judged(others) == NO_OPINION

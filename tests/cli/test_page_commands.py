@@ -229,7 +229,7 @@ def test_kubectl_every_day(used: PageSite, tmp_path: Path) -> None:
     for heading in (
         "kubectl every day",
         "Which clusters, and which one now",
-        "The exec plugin",
+        "After a revocation",
     ):
         [found] = steps_below(page, heading)
         alice.follow_steps(found)

@@ -58,7 +58,7 @@ RUN_BY: Mapping[str, Mapping[str, str]] = {
         (
             "kubectl every day",
             "Which clusters, and which one now",
-            "The exec plugin",
+            "After a revocation",
             "Your certificates",
         ),
         f"{_USE}::test_kubectl_every_day",

@@ -27,10 +27,12 @@ WebhookOutcome = Literal[
     "too_large",
 ]
 
-_GET_ONE = "Get a certificate with `clustercert kubeconfig get`."
 # kubectl asks the exec plugin for a new certificate after status 401, but not after 403. So a denied certificate stays
 # in the plugin's cache.
-_REFRESH = "If kubectl runs `clustercert credential`, run that command once with --refresh."
+_GET_ONE = (
+    "Get another one: for kubectl's plugin, run `clustercert credential CLUSTER --refresh >/dev/null`; for a file,"
+    " `clustercert kubeconfig get`."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ ALTERED = Decision(
     "altered",
     f"This is an altered copy of a certificate. Use the certificate as it was issued. {_GET_ONE}",
 )
-RETIRED_CA = Decision("retired_ca", f"The client CA of this certificate was replaced. {_GET_ONE} {_REFRESH}")
+RETIRED_CA = Decision("retired_ca", f"The client CA of this certificate was replaced. {_GET_ONE}")
 NOT_PINNED = Decision(
     "not_pinned",
     "This certificate's name is exempt in this cluster, but its fingerprint is not pinned. Ask the operator to pin it.",
@@ -165,7 +167,7 @@ def count_decision(decision: Decision) -> None:
 
 def _revoked(at: datetime | None) -> Decision:
     when = f" on {rfc3339(at)}" if at is not None else ""
-    return Decision("revoked", f"This certificate was revoked{when}. {_GET_ONE} {_REFRESH}")
+    return Decision("revoked", f"This certificate was revoked{when}. {_GET_ONE}")
 
 
 # Store the counters, because looking up a counter by its label takes longer than incrementing the counter.
