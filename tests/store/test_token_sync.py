@@ -8,7 +8,7 @@ import pytest
 
 from clustercert.clusters.unknown_tokens import UnknownTokenDeletion
 from clustercert.kube_api import KubeApi
-from clustercert.kubernetes import token_listing
+from clustercert.kubernetes import token_listing, token_sync
 from clustercert.kubernetes.token_sync import LOOK_SECONDS, MAX_UNKNOWN, UNKNOWN_SECONDS, TokenSync
 from clustercert.model import Actor, CertificateRecord, Cluster
 from clustercert.model.errors import Conflict, RemoteFailed, Unavailable
@@ -218,6 +218,21 @@ async def test_many_tokens_end_at_once(scene: Scene) -> None:
     assert scene.left == {f"{ACCOUNTS_PATH}/default"}
     # Three selectors of at most 50 numbers, in three lists.
     assert len([path for method, path in scene.api.requests if method == "GET"]) == 3 + 9
+
+
+async def test_if_very_many_tokens_end_at_once_all_objects_are_listed_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_sync, "_MANY", 100)
+    await scene.done()
+    for _ in range(120):
+        await scene.issue(user_id="bob")
+    _, kept = await scene.issue(user_id="carol")
+    await scene.revoke(user_id="bob")
+    scene.api.requests.clear()
+    await scene.done()
+    assert scene.left == {*kept, f"{ACCOUNTS_PATH}/default"}
+    assert len([path for method, path in scene.api.requests if method == "GET"]) == 3
 
 
 async def test_a_revocation_during_a_look_does_not_wait_for_its_end(scene: Scene) -> None:

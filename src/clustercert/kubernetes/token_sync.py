@@ -45,6 +45,8 @@ LOOK_SECONDS = 30.0
 UNKNOWN_SECONDS = 60.0
 # If more credentials than this are unknown, and more than half of all, the database may be an old copy.
 MAX_UNKNOWN = 10
+# If more credentials than this end at once, all objects of the cluster are listed once.
+_MANY = 500
 # The maximum number of credential numbers in one query.
 _QUERIED = 500
 # If the API server answers so, the service's account or its rights are missing.
@@ -168,9 +170,12 @@ class _Work:
         owner, state = self.owner, self.state
         read, newest, now = owner.generation(), await owner.queries.newest(), owner.now()
         ended = await owner.queries.ended_tokens(self.cluster.id, state.generation, state.ended_until, now)
+        everything = None
+        if len(ended) > _MANY:
+            everything = await list_all(api, self.installation, self._namespaces)
         for start in range(0, len(ended), MAX_SELECTED):
             numbers = ended[start : start + MAX_SELECTED]
-            found = await list_some(api, self.installation, self._namespaces, numbers)
+            found = everything or await list_some(api, self.installation, self._namespaces, numbers)
             # A hostile API server may send other objects.
             await delete(api, found, found.numbers & set(numbers))
         # After a failure, the next attempt finds the same credentials again.
