@@ -213,7 +213,10 @@ class RevocationRecorder:
                 " Issue a new certificate."
             )
         if revocation.epoch == NO_END:
-            return "This revocation stays in force while its user is disabled. Enable the user first."
+            return (
+                "This revocation stays in force while its user is disabled or blocked."
+                " Enable or unblock the user first."
+            )
         if now - revocation.at > self.undo_window:
             minutes = self.undo_window.total_seconds() / 60
             return (

@@ -281,7 +281,7 @@ def _disable_user(
     output: OutputOption = Output.TABLE,
     yes: YesOption = False,
 ) -> None:
-    """Disable a user, and permanently revoke their certificates.
+    """Disable a user, and revoke their certificates.
 
     Also revokes their tokens. Their access keys do not work until the user is enabled again.
 
@@ -304,7 +304,7 @@ def _block(
     ] = False,
     yes: YesOption = False,
 ) -> None:
-    """Block a user of any identity system: end their logins, and permanently revoke their certificates.
+    """Block a user of any identity system: end their logins, and revoke their certificates.
 
     Works for users of the built-in identity service, of OIDC issuers and of Keystone. The user's tokens and temporary
     access keys end. Until the user is unblocked, their logins fail and their access keys don't work. Prints which

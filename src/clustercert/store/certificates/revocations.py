@@ -127,7 +127,8 @@ class RevocationQueries(CertificateLookup):
                 raise Conflict("This revocation was already undone.")
             if found["epoch"] == NO_END:
                 raise Conflict(
-                    "This revocation stays in force while its user is disabled. Enable the user first."
+                    "This revocation stays in force while its user is disabled or blocked."
+                    " Enable or unblock the user first."
                 )
             if await exists(connection, _of_closed_request(found["fingerprint"])):
                 raise Conflict(
