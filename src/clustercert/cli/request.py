@@ -506,7 +506,7 @@ def _cluster_name(request: Any) -> str:
 
 
 def _short_name(name: str) -> str:
-    """Return a name of a user or cluster without the domain `Default`, unless the table has all columns."""
+    """Return the name of a user or cluster. Leaves out the domain `Default`, except with `-o wide`."""
     return name if is_wide() else name.removeprefix(f"{DEFAULT_DOMAIN}/")
 
 

@@ -162,7 +162,7 @@ class AccessRequestBody(ResponseBody):
         description="How urgent the state is for the user and the approvers. `plain`: nothing is to do."
     )
     due_at: Time | None = Field(
-        description="When the request expires, ends or is finished by itself; null if it is closed."
+        description="When the request expires, ends or finishes if nobody does anything; null if it is closed."
     )
     next: str = Field(description="What happens next, and who can make it happen. The sentence has no times.")
     next_use_at: Time | None = Field(
@@ -192,7 +192,7 @@ class AccessRequestBody(ResponseBody):
         description="When the approvals were complete; after `closed_at` if the access was approved after its end."
     )
     claim_by: Time | None = Field(
-        description="The end of the time for the first certificate; null before the approval."
+        description="Until when the first certificate must be requested; null before the approval."
     )
     started_at: Time | None = Field(description="When the first certificate was issued.")
     ends_at: Time | None = Field(description="The end of the access; null before the first certificate.")

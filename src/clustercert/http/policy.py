@@ -391,7 +391,7 @@ class EntitledUserListBody(PageBody):
 
     users: list[EntitledUserBody]
     left_out: list[str] = Field(
-        description="The ids of users of OIDC issuers and Keystone who got a certificate, but of whom the search found"
+        description="The ids of users of OIDC issuers and Keystone who got a certificate, but for whom the search found"
         " no recorded request. Their groups and roles are not known, so they may be entitled too."
     )
 

@@ -29,7 +29,7 @@ def checked_new_name(text: str, noun: str) -> str:
     name = checked_name(text, noun)
     if "/" in name:
         raise InvalidRequest(
-            f"name: {name} has a slash, as in DOMAIN/NAME. Choose another name for the {noun}."
+            f"name: {name} has a slash, which separates a domain from a name. Choose another name for the {noun}."
         )
     if is_id(name.lower()):
         raise InvalidRequest(f"name: {name} looks like an id. Choose another name for the {noun}.")

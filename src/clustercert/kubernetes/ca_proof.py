@@ -198,7 +198,9 @@ def _addresses(slices: Any) -> Iterator[str]:
             raise RemoteFailed(f"The cluster's EndpointSlice names more than {MAX_ADDRESSES} API servers.")
         hosts = [(ipaddress.ip_address(str(address)), _checked_port(port)) for address, port in found]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise RemoteFailed("The cluster's EndpointSlice default/kubernetes can't be read.") from error
+        raise RemoteFailed(
+            "The cluster's EndpointSlice default/kubernetes has unexpected content."
+        ) from error
     if not hosts:
         raise RemoteFailed("The cluster's EndpointSlice default/kubernetes names no API server.")
     for host, port in hosts:

@@ -320,9 +320,9 @@ class AccessRequest:
         return self if self.conditions else _with_approval(self, "access", now)
 
     def claimed(self, now: datetime) -> "AccessRequest":
-        """Return the request with its first certificate, which starts the clock. Raises Conflict if it is not usable.
+        """Return the request with its first certificate, which starts its time. Raises Conflict if it is not usable.
 
-        Returns the request itself if the clock runs already.
+        Returns the request unchanged if its time has already started.
         """
         if self.usable_until(now) is None:
             raise Conflict(f"The access request can't be used: {self.obstacle(now)}.")

@@ -160,8 +160,8 @@ class ClusterOptions:
     unauthorized_ttl_seconds: Annotated[
         int,
         Property(
-            "How long the API server caches the webhook's denials. Uses of revoked certificates after this time are"
-            " reported.",
+            "How long the API server caches the webhook's denials. A use of a revoked certificate is reported if it"
+            " is later than the revocation by more than this time.",
             minimum=1,
             maximum=MAX_TTL_SECONDS,
         ),

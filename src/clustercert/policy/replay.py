@@ -430,7 +430,7 @@ def decide_again(policy: Policy, decision: RecordedDecision) -> ReplayOutcome:
 
 
 def granted_outcome(grant: Grant, cluster: Cluster) -> ReplayOutcome:
-    """Return the outcome of a grant in a cluster. Raises Forbidden."""
+    """Return what a grant gives in a cluster: end, user name, groups and rules. Raises Forbidden."""
     roles, grant = cluster.options.credential_roles, cluster_grant(grant, cluster)
     groups = [cluster_role_group(roles.get(grant.rule or ""))] if roles else grant.groups
     return ReplayOutcome(grant.not_after, grant.username, frozenset(groups), grant.rules)

@@ -367,7 +367,10 @@ class AccessRequests:
         )
 
     def _refusal(self, request: AccessRequest, now: datetime) -> str | None:
-        """Return why the policy refuses each certificate of a request that can be used in its state, or None."""
+        """Return why the policy would refuse every certificate of this request.
+
+        None if it would not, or if the request can't be used now.
+        """
         access = request.access(now)
         return self.policy.access_refusal(access) if access is not None else None
 

@@ -309,7 +309,7 @@ def revoke(
     `clustercert certificate access`.
 
     Examples:
-        clustercert certificate revoke 3f031e99787b0bb2
+        clustercert certificate revoke 2f9c1a7e5b3d8046
         clustercert certificate revoke --user alice --cluster prod
         clustercert certificate revoke --user alice --everywhere
     """
@@ -683,7 +683,7 @@ def show(
     `credential_id` is the credential's name in audit logs of API servers.
 
     Examples:
-        clustercert certificate show 3f031e99787b0bb2
+        clustercert certificate show 2f9c1a7e5b3d8046
         clustercert certificate show JTI=8cfdf40c-2a6c-4c4b-a6fb-67b2c2a2a4d7
     """
     found, _ = find_certificate(client, certificate)

@@ -70,7 +70,8 @@ class EntryOptions:
     expires_in: Annotated[
         str | None,
         typer.Option(
-            metavar="DURATION", help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit]"
+            metavar="DURATION",
+            help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit if it is shorter]",
         ),
     ] = None
 

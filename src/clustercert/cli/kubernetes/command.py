@@ -204,7 +204,7 @@ def remove(
     """Remove a token. An API server that still uses the token receives errors, and applies its failurePolicy.
 
     Examples:
-        clustercert kubernetes token remove prod 3f031e99787b0bb2
+        clustercert kubernetes token remove prod 9d41c07be25f8a36
     """
     cluster = find_cluster(client, name, project, domain)
     path = cluster_path(cluster, "webhook-tokens")
