@@ -195,6 +195,8 @@ NEED_MORE = {"GET /v3/auth/tokens", "HEAD /v3/auth/tokens", "DELETE /v3/auth/tok
     # or a rotation that has started,
     f"GET {ROTATION}",
     *(f"POST {ROTATION}/{step}" for step in ("complete", "abort", "certificates", "proofs")),
+    # or the number of credentials that wait,
+    "POST /clustercert/v1/projects/{project_id}/clusters/{cluster}/unknown-credentials",
     # or a signature, or an existing revocation to undo.
     "POST /clustercert/v1/revocations/{revocation_id}/undo",
     "POST /clustercert/v1/certificates/{certificate}/revoke-with-key",

@@ -215,6 +215,17 @@ def test_an_access_request_raises_and_ends_rights_with_the_next_credential(site:
     assert site.issue(access_request=request_id).status_code in (403, 409)
 
 
+def test_a_revoked_token_loses_its_bindings_and_then_its_account(site: Site) -> None:
+    answer, kept = site.issue(), site.issued()
+    token = str(answer.json()["users"][0]["user"]["token"])
+    account = str(read_claims(token)["sub"]).rpartition(":")[2]
+    fingerprint = answer.headers["X-Clustercert-Fingerprint"]
+    site.requests.post("member", f"/clustercert/v1/certificates/{fingerprint}/revoke", {}).raise_for_status()
+    eventually(lambda: account not in accounts_in(site.double))
+    assert not [each for each in bindings_in(site.double) if each["subjects"][0]["name"] == account]
+    assert (site.status(token) in (401, 403), site.status(kept)) == (True, 200)
+
+
 def test_a_failure_at_the_cluster_leaves_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     before = accounts_in(site.double)
     rows = len(site.administration.rows(tables.certificate, cluster_id=site.cluster["id"]))
