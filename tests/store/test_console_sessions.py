@@ -83,7 +83,7 @@ async def test_a_session_ends_after_its_idle_time(accounts: Accounts) -> None:
     accounts.clock.forward(IDLE_LIFETIME)
     with pytest.raises(Unauthenticated) as refusal:
         await caller_of_session(accounts.identity, cookie)
-    assert refusal.value.reason == "the session is too old or was not used for too long"
+    assert refusal.value.reason == "the session is too old, or was unused for too long"
 
 
 async def test_requests_that_do_not_extend_a_session_let_it_become_idle(accounts: Accounts) -> None:

@@ -179,7 +179,7 @@ def list_requests(
         bool,
         typer.Option(
             "--to-decide",
-            help="List only requests that you can approve, also used ones that ended without an approval.",
+            help="List only requests that you can approve, including used ones that ended without an approval.",
         ),
     ] = False,
     cluster: OnlyClusterOption = None,

@@ -159,7 +159,7 @@ class AccessRequestBody(ResponseBody):
     )
     label: str = Field(description="The state in a few words, such as `active, not approved`.")
     severity: RequestSeverity = Field(
-        description="How urgent the state is for the user and the approvers. `plain`: nothing is to do."
+        description="How urgent the state is for the user and the approvers. `plain`: nothing needs to be done."
     )
     due_at: Time | None = Field(
         description="When the request expires, ends or finishes if nobody does anything; null if it is closed."
@@ -187,7 +187,7 @@ class AccessRequestBody(ResponseBody):
     ticket: str | None
     before_approval: bool = Field(description="Whether the access may be used before the approval.")
     created_at: Time
-    approve_by: Time = Field(description="The end of the time for the approvals.")
+    approve_by: Time = Field(description="Until when the approvals must be complete.")
     approved_at: Time | None = Field(
         description="When the approvals were complete; after `closed_at` if the access was approved after its end."
     )

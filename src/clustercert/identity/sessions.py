@@ -326,9 +326,7 @@ class Sessions:
             known = self._seen[session.id] = await self._queries.seen_at(session.id) or known
         session = replace(session, seen_at=max(known, session.seen_at))
         if not session.is_open(self._now()):
-            raise Unauthenticated(
-                "the session is too old or was not used for too long", known=session.user_id
-            )
+            raise Unauthenticated("the session is too old, or was unused for too long", known=session.user_id)
         return session
 
     async def _load(self, session_id: str) -> _CachedSession | None:

@@ -57,7 +57,7 @@ ProofOutcome = Literal["accepted", "refused", "failed"]
 reached, so nothing is proved."""
 
 RequestSeverity = Literal["good", "warn", "bad", "plain"]
-"""How urgent the state of an access request is for its user and approvers. `plain`: nothing is to do."""
+"""How urgent the state of an access request is for its user and approvers. `plain`: nothing needs to be done."""
 
 RevocationControl = Literal["webhook", "binding", "admission"]
 """The mechanisms that can enforce a revocation in a cluster; see `docs/kubernetes.md`."""

@@ -131,5 +131,6 @@ def _content(response: Response, expected: int) -> bytes:
 def _unusable() -> CredentialUnverified:
     metrics.KEYSTONE_REQUESTS.labels("unusable").inc()
     return CredentialUnverified(
-        "The identity service gave no usable answer. Try again in a moment.", retry_after=RETRY_SECONDS
+        "The identity service sent a response that can't be used. Try again in a moment.",
+        retry_after=RETRY_SECONDS,
     )

@@ -84,8 +84,8 @@ def tail(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Continue after the last event of the previous run, which FILE remembers; at first, begin with the "
-            "first event.",
+            help="Continue after the last event of the previous run, whose position is in FILE. Without this file, "
+            "begin with the first event, and create the file.",
         ),
     ] = None,
     kind: Annotated[
@@ -417,7 +417,7 @@ class _Cursor:
         if reader.last_leaf() != self._leaf:
             raise CommandError(
                 f"--cursor-file: {self._path} says that the first {self.next} events of a log were read, but this log "
-                "does not begin with these events. The log is another one, or an older copy of the database was "
+                "does not begin with these events. This is another log, or an older copy of the database was "
                 "restored. Delete the file to begin with the first event."
             )
 

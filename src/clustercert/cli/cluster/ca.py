@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="ca", help="Show and replace the client CA of a cluster.", no_args_is_help=True)
 
 _ALL = "/client-ca-rotations"
-# The number of holders that a question names.
+# The maximum number of holders that a confirmation prompt lists.
 _MAX_NAMES = 20
 _CREDENTIAL_BYTES = 64 * 1024
 
@@ -68,8 +68,8 @@ def show(
         bool,
         typer.Option(
             "--bundle",
-            help="Print only the CAs that API servers must accept (PEM). During a rotation, the old and the new CA are "
-            "printed, until its completion is asked for.",
+            help="Print only the CAs that API servers must accept (PEM): the old and the new one from the start of a "
+            "rotation until you complete it.",
         ),
     ] = False,
     access_policy: Annotated[

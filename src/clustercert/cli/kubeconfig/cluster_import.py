@@ -166,7 +166,7 @@ def _ca(cluster: Mapping[str, object], path: Path, *, follow_files: bool) -> byt
         raise CommandError(
             f"{path} disables verification of the API server's certificate. Specify the CA with --server-ca."
         )
-    raise CommandError(f"{path} has no CA for the API server. Name the CA with --server-ca.")
+    raise CommandError(f"{path} has no CA for the API server. Specify the CA with --server-ca.")
 
 
 def _mapping(value: object, where: str) -> Mapping[str, object]:

@@ -57,10 +57,10 @@ async def remove(
         raise UsageError("Give --out with the folder that `clustercert kubernetes setup` wrote.")
     if not selection.is_one and not any((out / folder_of(each) / SETUP).exists() for each in chosen):
         raise CommandError(
-            f"{out} has no folder DOMAIN/PROJECT/CLUSTER with the {SETUP} of one of these clusters, whose options, such"
-            " as the distribution, decide the steps. Name the folder that `clustercert kubernetes setup` wrote for"
-            " several clusters. If each cluster was set up into its own folder, run `clustercert kubernetes remove"
-            " CLUSTER --out DIR` for each one."
+            f"{out} has no folder DOMAIN/PROJECT/CLUSTER with the {SETUP} of one of these clusters. This file has"
+            " options that decide the steps, such as the distribution. Give the folder that `clustercert kubernetes"
+            " setup` wrote for several clusters. If each cluster was set up into its own folder, run"
+            " `clustercert kubernetes remove CLUSTER --out DIR` for each one."
         )
 
     folder = out

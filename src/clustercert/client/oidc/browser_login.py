@@ -279,8 +279,8 @@ def _listener(redirect_uris: Sequence[str], handler: type[_Handler]) -> tuple[_L
         port = listener.socket.getsockname()[1]
         return listener, parts._replace(netloc=f"{parts.hostname}:{port}").geturl()
     raise ClientError(
-        f"Other programs use the addresses to which the issuer redirects: {', '.join(redirect_uris)}. End one of these "
-        "or log in with --device."
+        f"Other programs listen on the addresses to which the issuer redirects: {', '.join(redirect_uris)}. End one of "
+        "them, or log in with --device."
     )
 
 

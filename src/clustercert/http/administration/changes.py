@@ -266,7 +266,7 @@ class LostCertificatesBody(ResponseBody):
         description="How many certificates were valid before the request; null if counting them took too long."
     )
     users: int | None = Field(description="How many users have these certificates.")
-    clusters: int | None = Field(description="For how many clusters these certificates are.")
+    clusters: int | None = Field(description="Number of clusters for which these certificates were issued.")
     until: Time | None = Field(
         description="When the last of these certificates expires; null if there are none."
     )

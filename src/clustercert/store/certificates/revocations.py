@@ -115,7 +115,7 @@ class RevocationQueries(CertificateLookup):
         """Undo a revocation. Certificates that another revocation covers stay revoked.
 
         The caller must check that the revocation may be undone. Raises NotFound if the revocation does not exist, or
-        Conflict if it is already undone or its user is disabled.
+        Conflict if it is already undone, or its user is disabled or blocked.
         """
         this = _revocation.c.id == revocation_id
         async with self._database.transaction(event) as connection:
