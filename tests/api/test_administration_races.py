@@ -11,7 +11,7 @@ from clustercert.model import Actor, ClientCA, Origin, SigningRequest
 from clustercert.model.choices import LeafProfile
 from clustercert.model.clusters import Registration
 from clustercert.pki.crl import CrlContent
-from clustercert.pki.signer import CaRequest, KeyCustody, Signer
+from clustercert.pki.signer import CaRequest, KeyCustody, Signer, SignerAccess
 from clustercert.store import tables
 from support.administration import CLUSTER, Administration, unique
 
@@ -44,8 +44,8 @@ class InterruptedSigner:
     async def accept_secret(self, ca: ClientCA, registration: Registration, secret: bytes) -> bytes:
         return await self.inner.accept_secret(ca, registration, secret)
 
-    async def maintain(self, ca: ClientCA) -> None:
-        await self.inner.maintain(ca)
+    async def maintain(self, ca: ClientCA) -> SignerAccess | None:
+        return await self.inner.maintain(ca)
 
     async def delete_key(self, ca: ClientCA) -> str:
         return await self.inner.delete_key(ca)

@@ -1,18 +1,23 @@
 """Secrets of signers that connect to clusters, and their maintenance."""
 
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
+import pytest
 from structlog.testing import capture_logs
 
 from clustercert.clusters.signer_maintenance import SignerMaintenance
 from clustercert.model import ClientCA, Cluster
 from clustercert.model.errors import RemoteFailed
+from clustercert.observability import metrics
+from clustercert.pki.signer import SignerAccess
 from clustercert.store.clusters.client_cas import ClientCaQueries
 from clustercert.store.clusters.registry import ClusterQueries
 from clustercert.store.clusters.signing_clusters import SigningClusterQueries
 from clustercert.store.engine.database import Database
+from support.own_gauge import OwnGauge
 from support.samples import client_ca, cluster
-from support.stores import Store, event
+from support.stores import NOW, Store, event
 
 
 def signing(number: int, **changes: object) -> Cluster:
@@ -67,13 +72,15 @@ class Maintained:
     failing: str
     faulty: str
     seen: list[str] = field(default_factory=list)
+    access: dict[str, SignerAccess] = field(default_factory=dict)
 
-    async def maintain(self, ca: ClientCA) -> None:
+    async def maintain(self, ca: ClientCA) -> SignerAccess | None:
         self.seen.append(ca.id)
         if ca.id == self.failing:
             raise RemoteFailed("The cluster is gone.")
         if ca.id == self.faulty:
             raise RuntimeError("a fault of this signer")
+        return self.access.get(ca.id)
 
 
 async def test_every_cluster_is_maintained_although_two_fail(database: Database, store: Store) -> None:
@@ -88,3 +95,28 @@ async def test_every_cluster_is_maintained_although_two_fail(database: Database,
         ("signer not maintained", clusters[0].id, None),
         ("signer not maintained", clusters[1].id, "The cluster is gone."),
     ]
+
+
+async def test_tokens_that_are_not_renewed_are_counted(
+    database: Database, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, overdue = OwnGauge(), OwnGauge()
+    monkeypatch.setattr(metrics, "SIGNER_ACCESS_NOT_AFTER", first)
+    monkeypatch.setattr(metrics, "SIGNER_ACCESS_OVERDUE", overdue)
+    clusters = [signing(number) for number in range(1, 4)]
+    ids = [each.client_ca.id for each in clusters]
+    await add(database, store, *clusters)
+    hour = timedelta(hours=1)
+    signer = Maintained(failing="", faulty="")
+    signer.access = {ids[0]: SignerAccess(NOW + hour, NOW + 2 * hour), ids[1]: SignerAccess(NOW, NOW + hour)}
+    maintenance = SignerMaintenance(SigningClusterQueries(database), {"csr_api": signer}, lambda: NOW)  # type: ignore[dict-item] # maintains only
+    await maintenance.run()
+    assert (first.value, overdue.value) == ((NOW + hour).timestamp(), 1)
+    # After a failure, the last known expiry stays.
+    signer.failing = ids[1]
+    signer.access[ids[0]] = SignerAccess(NOW + hour, NOW + 9 * hour)
+    await maintenance.run()
+    assert (first.value, overdue.value) == ((NOW + hour).timestamp(), 1)
+    signer.failing, signer.access[ids[1]] = "", SignerAccess(NOW + hour, NOW + 8 * hour)
+    await maintenance.run()
+    assert (first.value, overdue.value) == ((NOW + 8 * hour).timestamp(), 0)

@@ -178,6 +178,16 @@ ENFORCEMENT_LEFT_OUT = Gauge(
     "Ids of revoked certificates that do not fit into the ConfigMaps of their clusters",
     multiprocess_mode="livemostrecent",
 )
+SIGNER_ACCESS_NOT_AFTER = Gauge(
+    "clustercert_signer_access_not_after_timestamp_seconds",
+    "When the first of the tokens expires with which signers log in to clusters; 0 without such tokens",
+    multiprocess_mode="livemostrecent",
+)
+SIGNER_ACCESS_OVERDUE = Gauge(
+    "clustercert_signer_access_overdue",
+    "Clusters whose signer could not log in at its last attempt, or has not renewed its token after half of its life",
+    multiprocess_mode="livemostrecent",
+)
 TOKEN_CLUSTERS_STOPPED = Gauge(
     "clustercert_token_clusters_stopped",
     "Clusters that get no tokens because a look at the cluster found a problem; `cluster_tokens.stopped` names it",

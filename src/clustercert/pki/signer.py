@@ -54,6 +54,19 @@ class KeyCustody:
     access_policy: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SignerAccess:
+    """The access of a signer to a cluster, which it renews itself.
+
+    Attributes:
+        renew_at: from when on the signer tries to renew the access.
+        expires_at: when the access ends if it is not renewed.
+    """
+
+    renew_at: datetime
+    expires_at: datetime
+
+
 class LeafSigner(Protocol):
     """Signs leaves.
 
@@ -107,8 +120,11 @@ class Signer(LeafSigner, Protocol):
         Raises InvalidRequest if the credential does not work, or if the signer takes none.
         """
 
-    async def maintain(self, ca: ClientCA) -> None:
-        """Renew the signer's access to the place that signs for a CA. Called about every hour for each CA."""
+    async def maintain(self, ca: ClientCA) -> SignerAccess | None:
+        """Renew the signer's access to the place that signs for a CA. Called every 15 minutes for each CA.
+
+        Returns the access, or None if it does not expire.
+        """
 
     async def delete_key(self, ca: ClientCA) -> str:
         """Delete the CA's key. Returns a sentence that says what happened to the key.

@@ -16,7 +16,7 @@ from clustercert.pki.client_ca import ca_subject, client_ca_builder, signature_d
 from clustercert.pki.crl import CrlContent, new_crl
 from clustercert.pki.keys import key_type_of, new_key
 from clustercert.pki.leaf import encode_signed, new_serial, requested_tbs
-from clustercert.pki.signer import CaRequest, KeyCustody
+from clustercert.pki.signer import CaRequest, KeyCustody, SignerAccess
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,9 @@ class KeySigner:
         """Raise InvalidRequest: this signer takes no credential for a single cluster."""
         raise InvalidRequest(f"signer_token: the signer {ca.signer} takes no token. Leave it out.")
 
-    async def maintain(self, _ca: ClientCA) -> None:
+    async def maintain(self, _ca: ClientCA) -> SignerAccess | None:
         """Do nothing: access is not specific to a CA."""
+        return None
 
     async def delete_key(self, ca: ClientCA) -> str:
         """Delete the CA's key, if it still exists."""

@@ -28,7 +28,7 @@ from clustercert.pki.crl import CrlContent
 from clustercert.pki.envelope import SecretSealer
 from clustercert.pki.keys import PARSE_ERRORS, accepted_key, key_kind, new_key
 from clustercert.pki.leaf import check_leaf, new_signing_request
-from clustercert.pki.signer import CaRequest, KeyCustody, SignerContext, SigningClusters
+from clustercert.pki.signer import CaRequest, KeyCustody, SignerAccess, SignerContext, SigningClusters
 from clustercert.policy.lifetime import BACKDATE, lifetime_text
 from clustercert.policy.setting_types import Lifetime
 
@@ -210,7 +210,7 @@ class CsrApiSigner:
             raise InvalidRequest(f"signer_token: {_rotated(certificate, ca.ca_certificate)}")
         return await self._connections.sealed(ca.id, token)
 
-    async def maintain(self, ca: ClientCA) -> None:
+    async def maintain(self, ca: ClientCA) -> SignerAccess:
         """Renew the token, and delete requests that a killed process left in the cluster."""
         async with self._connections.opened(ca) as account:
             with explained(_FORBIDDEN_ADVICE):
@@ -219,6 +219,7 @@ class CsrApiSigner:
                 logger.warning(
                     "certificate requests left behind were deleted", cluster=ca.cluster_id, count=count
                 )
+            return SignerAccess(account.token.renew_at, account.token.expires_at)
 
     async def delete_key(self, ca: ClientCA) -> str:
         """Delete nothing in the cluster."""

@@ -13,7 +13,7 @@ from clustercert.model.choices import LeafProfile
 from clustercert.model.clusters import Registration
 from clustercert.model.errors import Unavailable
 from clustercert.pki.crl import CrlContent
-from clustercert.pki.signer import CaRequest, KeyCustody, Signer
+from clustercert.pki.signer import CaRequest, KeyCustody, Signer, SignerAccess
 from clustercert.policy.setting_types import Section
 
 T = TypeVar("T")
@@ -97,9 +97,9 @@ class LimitedSigner:
         """Check and seal a new credential for a CA."""
         return await self._limited(ca.cluster_id, self._signer.accept_secret(ca, registration, secret))
 
-    async def maintain(self, ca: ClientCA) -> None:
+    async def maintain(self, ca: ClientCA) -> SignerAccess | None:
         """Renew the signer's access."""
-        await self._limited(ca.cluster_id, self._signer.maintain(ca))
+        return await self._limited(ca.cluster_id, self._signer.maintain(ca))
 
     async def delete_key(self, ca: ClientCA) -> str:
         """Delete the CA's key."""

@@ -37,6 +37,7 @@ from clustercert.pki.signer import (
     CaRequest,
     ClusterLook,
     KeyCustody,
+    SignerAccess,
     SignerContext,
     SigningClusters,
     TokenOrder,
@@ -171,10 +172,10 @@ class TokenSigner:
         """Check the cluster and a new token, and return a renewed token, sealed."""
         return await self._connections.sealed(ca.id, await self._checked(registration, secret))
 
-    async def maintain(self, ca: ClientCA) -> None:
+    async def maintain(self, ca: ClientCA) -> SignerAccess:
         """Renew the token of the service's account."""
-        async with self._connections.opened(ca):
-            pass
+        async with self._connections.opened(ca) as connection:
+            return SignerAccess(connection.token.renew_at, connection.token.expires_at)
 
     async def delete_key(self, ca: ClientCA) -> str:
         """Delete nothing in the cluster."""
