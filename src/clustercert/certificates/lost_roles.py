@@ -82,7 +82,7 @@ class LostRoles:
         live = await self._live(lost)
         if len(live) > MAX_PAIRS:
             raise Conflict(
-                f"The users have certificates in more than {MAX_PAIRS} pairs of a user and a cluster. Keep the"
+                f"The users' certificates are for more than {MAX_PAIRS} pairs of a user and a cluster. Keep the"
                 " certificates, and revoke all certificates of each cluster instead."
             )
         return live

@@ -194,7 +194,7 @@ def list_requests(
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List open access requests, newest first: yours, and those that you can decide.
+    """List open access requests, newest first: yours, and those about which you can decide.
 
     Admins of a project see all requests of their project, operators and auditors all requests.
 

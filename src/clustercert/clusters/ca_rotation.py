@@ -190,7 +190,7 @@ class CaRotations:
     async def complete(
         self, cluster: Cluster, *, holders: int | None, deny_old: bool | None, actor: Actor
     ) -> RotationStatus:
-        """Take the old CA out of the bundle. The rotation is complete once every API server refuses the old CA.
+        """Remove the old CA from the bundle. The rotation is complete once every API server refuses the old CA.
 
         Does nothing if somebody has asked for completion before, or if the rotation is complete. Raises Conflict before
         `draining`, or if certificates of the old CA are valid.

@@ -234,8 +234,8 @@ class RoleClaimBody(ResponseBody):
     claim: str
     value: str = Field(description="Empty if the token does not have the claim.")
     is_met: bool | None = Field(
-        description="Whether the claim meets the rule that is nearest among the rules for the caller. Null if that rule"
-        " does not read the claim, or if there is no rule for the caller."
+        description="Whether the claim meets its condition in the rule that names the caller's identity and has the"
+        " fewest unmet conditions. Null if that rule does not read the claim, or if there is no such rule."
     )
 
 

@@ -131,7 +131,7 @@ def rotate(
         bool,
         typer.Option(
             "--auto-complete",
-            help="Take the old CA out of the bundle as soon as none of its certificates is valid.",
+            help="Remove the old CA from the bundle as soon as none of its certificates is valid.",
         ),
     ] = False,
     deny_old: Annotated[
@@ -241,7 +241,7 @@ def complete(
     dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Take the old CA out of the bundle, and delete its key once every API server refuses it. Only for operators.
+    """Remove the old CA from the bundle, and delete its key once every API server refuses it. Only for operators.
 
     Fails while certificates of the old CA are valid, unless --force is given. With --all or --label, completes the
     clusters whose rotation is running.

@@ -175,7 +175,7 @@ class RotationRequest(ResourceBody):
     )
     auto_complete: bool = Field(
         default=False,
-        description="Take the old CA out of the bundle as soon as none of its certificates is valid.",
+        description="Remove the old CA from the bundle as soon as none of its certificates is valid.",
     )
     deny_old: bool = Field(
         default=False,
@@ -195,7 +195,8 @@ class CompletionRequest(ResourceBody):
         description="The exact number of valid certificates of the old CA, `old_ca_holders.certificates`.",
     )
     deny_old: bool | None = Field(
-        default=None, description="As in the start of the rotation. By default, as it was chosen there."
+        default=None,
+        description="As in the request that starts the rotation. By default, the value in that request.",
     )
 
 
@@ -333,7 +334,7 @@ async def start_rotation(change: OperatorChange, project_id: str, cluster: str) 
     openapi_extra=json_body(CompletionRequest, limit=KIB, required=False),
 )
 async def complete_rotation(change: OperatorChange, project_id: str, cluster: str) -> Response:
-    """Take the old CA out of the bundle. Only for operators.
+    """Remove the old CA from the bundle. Only for operators.
 
     The rotation is complete once every API server is proved to refuse the old CA. Repeating the request changes
     nothing. While certificates of the old CA are valid, the request needs `force` and their exact number.
