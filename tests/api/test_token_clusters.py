@@ -226,6 +226,14 @@ def test_a_revoked_token_loses_its_bindings_and_then_its_account(site: Site) -> 
     assert (site.status(token) in (401, 403), site.status(kept)) == (True, 200)
 
 
+def test_a_revocation_of_a_token_can_not_be_undone(site: Site) -> None:
+    fingerprint = site.issue().headers["X-Clustercert-Fingerprint"]
+    made = site.requests.post("member", f"/clustercert/v1/certificates/{fingerprint}/revoke", {}).json()
+    undone = site.requests.post("operator", f"/clustercert/v1/revocations/{made['id']}/undo", {})
+    assert undone.status_code == 409
+    assert "Get a new token" in undone.json()["error_msg"]
+
+
 def test_a_failure_at_the_cluster_leaves_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     before = accounts_in(site.double)
     rows = len(site.administration.rows(tables.certificate, cluster_id=site.cluster["id"]))

@@ -323,7 +323,10 @@ def revoke(
     enforcement = {name: made.pop(name) for name in names}
     show_one(with_times(made), output, name="id")
     print_note(found.done)
-    print_note(_effect(enforcement, found.cluster) + _undo_hint(client, made))
+    # The service account of a revoked token is deleted, so nothing can be undone.
+    is_of_tokens = "account" in cast("list[str]", enforcement["enforced_by"] or [])
+    hint = "" if is_of_tokens else _undo_hint(client, made)
+    print_note(_effect(enforcement, found.cluster) + hint)
 
 
 @on_service

@@ -282,8 +282,10 @@ async def _notes(
     results: "Sequence[CheckResult]",
 ) -> list[str]:
     """Return notes for the operator about the verification of a cluster."""
-    use_not_seen = await operator.components.inventory.access.use_not_seen(cluster)
-    notes = [] if use_not_seen is None else [use_not_seen]
+    notes = []
+    if cluster.credential_kind == "certificate":
+        use_not_seen = await operator.components.inventory.access.use_not_seen(cluster)
+        notes += [] if use_not_seen is None else [use_not_seen]
     notes += verification.notes
     notes += await _rotation_notes(operator, cluster)
     for each in results:

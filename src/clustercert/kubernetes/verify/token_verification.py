@@ -265,7 +265,7 @@ class TokenVerification:
                 ended = refused if without_rights is None else without_rights
                 return Passed(
                     f"rights ended after {ended:.1f} s, and the token was refused after {refused:.1f} s",
-                    ended,
+                    round(ended, 2),
                 )
             if time.monotonic() - start >= self.seconds:
                 break

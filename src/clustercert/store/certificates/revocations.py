@@ -115,7 +115,7 @@ class RevocationQueries(CertificateLookup):
         """Undo a revocation. Certificates that another revocation covers stay revoked.
 
         The caller must check that the revocation may be undone. Raises NotFound if the revocation does not exist, or
-        Conflict if it is already undone, or its user is disabled or blocked.
+        Conflict if it is already undone, if its user is disabled or blocked, or if it is of one token.
         """
         this = _revocation.c.id == revocation_id
         async with self._database.transaction(event) as connection:
@@ -133,6 +133,10 @@ class RevocationQueries(CertificateLookup):
             if await exists(connection, _of_closed_request(found["fingerprint"])):
                 raise Conflict(
                     "The certificate belongs to an access request that has ended. Create a new request."
+                )
+            if await exists(connection, _of_token(found["fingerprint"])):
+                raise Conflict(
+                    "The revoked token's service account is deleted, so this can't be undone. Get a new token."
                 )
             undone = {"undone_at": at, "undone_by": by, "changed": epoch}
             await connection.execute(update(_revocation).where(this).values(undone))
@@ -280,6 +284,13 @@ def blocking(user_id: str, note: str | None = None) -> Select[Any]:
     """Select the revocation of a user who is disabled, deleted or blocked, optionally only one with a given note."""
     query = select(_revocation.c.id).where(_without_end(user_id))
     return query if note is None else query.where(_revocation.c.note == note)
+
+
+def _of_token(fingerprint: bytes | None) -> Select[Any]:
+    """Select a credential that is a token."""
+    return select(_certificate.c.id).where(
+        _certificate.c.fingerprint == fingerprint, _certificate.c.kind == "token"
+    )
 
 
 def _of_closed_request(fingerprint: bytes | None) -> Select[Any]:
