@@ -544,6 +544,58 @@ async def test_a_deleted_namespace_is_named_and_does_not_stop_ending(scene: Scen
     assert "the namespace blue" in str(await scene.problem())
 
 
+@pytest.mark.parametrize("subjects", [30, 600])
+async def test_long_bindings_of_a_namespace_do_not_keep_credentials_alive(
+    scene: Scene, subjects: int
+) -> None:
+    """Who may write RoleBindings in a mapped namespace knows the labels of the own credential."""
+    await scene.done()
+    record, paths = await scene.issue()
+    _, theirs = await scene.issue()
+    scene.api.longest = 20_000
+    long = {
+        "metadata": {"labels": scene.api.objects[paths[0]]["metadata"]["labels"]},  # type: ignore[index]
+        "subjects": [{"kind": "User", "name": "x" * 50}] * subjects,
+    }
+    shields = [
+        scene.api.add(BLUE, long | {"metadata": {**long["metadata"], "name": f"a{number:03}"}})  # type: ignore[dict-item]
+        for number in range(40)
+    ]
+    await scene.revoke(record)
+    await scene.done()
+    assert scene.left.isdisjoint(paths[:2])
+    await scene.look()
+    is_readable = subjects == 30
+    assert (paths[2] not in scene.left) == is_readable
+    assert scene.left >= {*theirs, *shields}
+    assert ("too long to read" in str(await scene.problem())) != is_readable
+
+
+async def test_a_namespace_with_slow_answers_does_not_keep_credentials_alive(scene: Scene) -> None:
+    record, paths = await scene.issue()
+    await scene.revoke(record)
+
+    async def slow(method: str, path: str) -> None:
+        if (method, path) == ("GET", BLUE):
+            raise Unavailable("The cluster's API server did not respond in time.")
+
+    scene.api.on_request = slow
+    with pytest.raises(Unavailable):
+        await scene.done()
+    assert scene.left.isdisjoint(paths[:2])
+
+
+async def test_accounts_are_deleted_if_bindings_of_the_whole_cluster_cannot_be_read(scene: Scene) -> None:
+    record, paths = await scene.issue()
+    await scene.revoke(record)
+    scene.api.failures[f"GET {CLUSTER_ROLE_BINDINGS_PATH}"] = 403
+    with pytest.raises(RemoteFailed):
+        await scene.done()
+    assert paths[0] not in scene.left
+    assert "lacks rights" in str(await scene.problem())
+    assert len(scene.events("stopped")) == 1
+
+
 async def test_pages_without_end_are_not_read_for_ever(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_listing, "MAX_PAGES", 3)
     monkeypatch.setattr(token_listing, "PAGE", 1)

@@ -1,5 +1,6 @@
 """Accounts and bindings of credentials in the memory of a double of an API server, and in a ledger."""
 
+import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from copy import deepcopy
@@ -8,8 +9,10 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
-from clustercert.kube_api import ApiServerRefused, KubeApi
+from clustercert.http_client import UnreadableResponse
+from clustercert.kube_api import MAX_OBJECT_BYTES, ApiServerRefused, KubeApi
 from clustercert.model import CertificateRecord, ClientCA, Cluster, ClusterOptions, JsonObject
+from clustercert.model.errors import RemoteFailed
 from clustercert.model.group_roles import RoleGrant
 from clustercert.model.kubernetes import USERS_NAMESPACE
 from clustercert.model.token_objects import ACCOUNTS_PATH, TokenObjects, bindings_path
@@ -71,6 +74,7 @@ class MemoryApi:
         failures: path, or beginning of a path, -> status of all requests.
         on_request: called before each request with the method and the path.
         page: the number of objects in a page, whatever the client asks for.
+        longest: the longest list that the client reads, in bytes.
     """
 
     objects: dict[str, JsonObject] = field(default_factory=dict)
@@ -78,6 +82,7 @@ class MemoryApi:
     requests: list[tuple[str, str]] = field(default_factory=list)
     on_request: Callable[[str, str], Awaitable[None]] | None = None
     page: int = 250
+    longest: int = MAX_OBJECT_BYTES
 
     async def call(self, _cluster: Cluster, work: Callable[[KubeApi], Awaitable[T]]) -> T:
         return await work(cast("KubeApi", self))
@@ -107,6 +112,8 @@ class MemoryApi:
         start = int(query.get("continue", "0"))
         end = start + min(self.page, int(query.get("limit", str(self.page))))
         metadata = {"continue": str(end)} if end < len(found) else {}
+        if len(json.dumps(found[start:end])) > self.longest:
+            raise RemoteFailed("The cluster's API server sent too much.") from UnreadableResponse("too much")
         return {"metadata": metadata, "items": found[start:end]}
 
     async def delete(self, path: str) -> None:

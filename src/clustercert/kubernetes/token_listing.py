@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+from clustercert.http_client import UnreadableResponse
 from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, printable
 from clustercert.model import JsonObject
 from clustercert.model.errors import ClustercertError, RemoteFailed, Unavailable
@@ -60,6 +61,8 @@ class TokenListing:
             `MAX_FOREIGN` names.
         other_accounts: the credential numbers in the names of accounts that lack this service's labels.
         problem: why the lists are not complete, for the operator; None if they are.
+        failure: why bindings could not be read; None if they could. Without its account, a binding gives no rights, so
+            the error is raised only after the accounts were deleted.
         has_all_accounts: whether no account is missing in `accounts`.
     """
 
@@ -68,6 +71,7 @@ class TokenListing:
     foreign: set[str] = field(default_factory=set)
     other_accounts: set[str] = field(default_factory=set)
     problem: str | None = None
+    failure: ClustercertError | None = None
     has_all_accounts: bool = True
 
     @property
@@ -112,8 +116,9 @@ async def list_all(
 ) -> TokenListing:
     """List the objects of all credentials.
 
-    Raises RemoteFailed or Unavailable if the accounts or the bindings of the whole cluster can't be read. A namespace
-    whose bindings can't be read is named in `TokenListing.problem`.
+    Raises RemoteFailed or Unavailable if the accounts can't be read, or if the API server does not answer. If only
+    bindings can't be read, the error is `TokenListing.failure`, which `delete` raises at its end. A namespace that is
+    missing, or whose bindings are too long or may not be read, is named in `TokenListing.problem`.
 
     Args:
         namespaces: the namespaces with bindings.
@@ -153,12 +158,13 @@ async def delete(
 ) -> int:
     """Delete the bindings and then the accounts of credentials. Returns the number of accounts.
 
-    If an object can't be deleted, deletes the others, and then raises RemoteFailed. Raises Unavailable at once.
+    If an object can't be deleted, deletes the others, and then raises RemoteFailed, as for bindings that could not be
+    read. Raises Unavailable at once if a deletion is not answered.
     """
     chosen = list(numbers)
     bindings = [path for number in chosen for path in found.bindings.get(number, ())]
     accounts = [path for number in chosen for path in found.accounts.get(number, ())]
-    failure: RemoteFailed | None = None
+    failure = found.failure
     for paths in (bindings, accounts):
         try:
             await in_parallel(api.delete, paths, between)
@@ -222,21 +228,48 @@ async def _add_bindings(
     chosen: Mapping[str, str],
     between: Between = nothing_between,
 ) -> None:
+    if isinstance(found.failure, Unavailable):
+        # Don't wait for each namespace of an API server that does not answer.
+        return
     path = role_bindings_path(namespace) if namespace else CLUSTER_ROLE_BINDINGS_PATH
     add = functools.partial(found.add_binding, installation=installation, namespace=namespace)
     try:
         is_complete = await _add_pages(api, path, chosen, add, between)
-    except ApiServerRefused as refused:
-        # An API server answers so, too, after the namespace was deleted.
-        if not namespace or refused.http_status not in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
+    except (RemoteFailed, Unavailable) as error:
+        if isinstance(error, Unavailable) and not namespace:
             raise
-        found.problem = found.problem or (
-            f"The service's account can't read the RoleBindings of the namespace {namespace}. If the namespace was"
-            " deleted, remove its roles from the cluster's group_roles. Otherwise apply the service's rights again."
-        )
+        if (problem := _unreadable(namespace, error)) is None:
+            found.failure = found.failure or error
+        else:
+            found.problem = found.problem or problem
         return
     if not is_complete:
         found.problem = found.problem or _too_many("bindings" + (f" in {namespace}" if namespace else ""))
+
+
+def _unreadable(namespace: str, error: ClustercertError) -> str | None:
+    """Return why the bindings of a namespace can't be read, if somebody in the cluster causes it; otherwise None."""
+    if not namespace:
+        return None
+    if _is_too_long(error):
+        return (
+            f"The namespace {namespace} has a RoleBinding that is too long to read. Find out who created it, and delete"
+            " it."
+        )
+    # An API server answers so, too, after the namespace was deleted.
+    if isinstance(error, ApiServerRefused) and error.http_status in {
+        HTTPStatus.FORBIDDEN,
+        HTTPStatus.NOT_FOUND,
+    }:
+        return (
+            f"The service's account can't read the RoleBindings of the namespace {namespace}. If the namespace was"
+            " deleted, remove its roles from the cluster's group_roles. Otherwise apply the service's rights again."
+        )
+    return None
+
+
+def _is_too_long(error: ClustercertError) -> bool:
+    return isinstance(error.__cause__, UnreadableResponse)
 
 
 async def _add_pages(
@@ -263,14 +296,20 @@ async def _add_pages(
 
 
 async def _pages(api: KubeApi, path: str, chosen: Mapping[str, str]) -> AsyncIterator[JsonObject]:
-    parameters = {**chosen, "limit": str(PAGE)}
+    """Fetch the pages of a list. Fetches fewer objects at once where objects are long: a binding may have 1.5 MiB."""
+    limit, following = PAGE, dict[str, str]()
     while True:
-        page = await api.get(path, parameters)
+        try:
+            page = await api.get(path, {**chosen, "limit": str(limit), **following})
+        except RemoteFailed as error:
+            if limit == 1 or not _is_too_long(error):
+                raise
+            limit = max(limit // 16, 1)
+            continue
         yield page
-        following = _next_page(page)
-        if not following:
+        if not (after := _next_page(page)):
             return
-        parameters = {**parameters, "continue": following}
+        limit, following = min(limit * 2, PAGE), {"continue": after}
 
 
 def _next_page(page: JsonObject) -> str:
