@@ -264,6 +264,34 @@ def test_a_rotation_does_not_change_the_kind_of_credential(site: Site, query: st
     assert administration.rows(tables.client_ca) == before
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"internal_url": "https://203.0.113.66:6443"},
+        {"external_url": "https://203.0.113.66:6443"},
+        {"san_urls": ["https://203.0.113.66:6443"]},
+    ],
+)
+def test_a_project_admin_sends_the_tokens_of_users_to_no_other_address(
+    site: Site, change: dict[str, Any]
+) -> None:
+    """If the CA of the cluster is a public one, everybody can get a certificate for an own address."""
+    where = f"/projects/{site.cluster['project_id']}/clusters/{site.cluster['id']}"
+    refused = site.administration.put(where, site.cluster | change, who="admin")
+    assert refused.status_code == 403, refused.text
+    assert f"{next(iter(change))}: only operators" in refused.json()["message"]
+    allowed = site.administration.put(where, site.cluster | {"version": "v1.36"}, who="admin")
+    assert allowed.status_code == 200, allowed.text
+
+
+def test_a_project_admin_does_not_take_the_end_of_tokens_away(site: Site) -> None:
+    where = f"/projects/{site.cluster['project_id']}/clusters/{site.cluster['id']}"
+    refused = site.administration.delete(where, who="admin")
+    assert refused.status_code == 403, refused.text
+    assert "Only operators may remove" in refused.json()["message"]
+    assert site.administration.get(where).status_code == 200
+
+
 def test_removing_a_cluster_deletes_the_token_of_the_service_and_nothing_in_the_cluster(site: Site) -> None:
     administration = site.administration
     url = path(administration)

@@ -85,7 +85,7 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
     `credential_roles`, `api_servers`, `discover_api_servers`, `group_roles`, `allow_cluster_admin`, `signer` and
     `signer_token`. Only operators may change the address and CA of a cluster that has `admission` or
     `credential_roles`, whose own API server signs, whose service accounts can log in, or whose client CA is being
-    rotated.
+    rotated, and all addresses of a cluster whose credentials are tokens.
     """
     call = change.call
     clusters, actor = call.services.clusters, call.caller.actor
@@ -129,13 +129,19 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
 async def delete_cluster(change: AdminChange, project_id: str, cluster: str) -> Response:
     """Remove a cluster and the keys of its client CAs.
 
-    `cluster` is a name or id. The answer says what happened to the keys. Only for project admins and operators.
+    `cluster` is a name or id. The answer says what happened to the keys. Only for project admins and operators. Only
+    operators may remove a cluster whose credentials are tokens, because nothing ends these tokens afterwards.
     """
     clusters = change.call.services.clusters
     removed = ""
 
     async def remove(found: Cluster) -> None:
         nonlocal removed
+        if found.credential_kind == "token" and not operates(change.call.caller):
+            raise Forbidden(
+                "Only operators may remove a cluster whose credentials are tokens: without the service, its tokens work"
+                " until they expire. Ask an operator."
+            )
         await clusters.remove(found, actor=change.call.caller.actor, unchanged=True)
         removed = found.id
 
@@ -184,6 +190,12 @@ async def _require_rights(
         }
         if is_connected or (any(address.values()) and await _is_contacted(change, before)):
             changed |= address
+        if before.credential_kind == "token":
+            # Users send their tokens to these addresses. The CA may be a public one, which others get certificates of.
+            changed |= {
+                "external_url": registration.external_url != before.external_url,
+                "san_urls": registration.san_urls != before.san_urls,
+            }
     if fields := [name for name, is_changed in changed.items() if is_changed]:
         raise Forbidden(f"{', '.join(fields)}: only operators may set or change this.")
     _require_remote_addresses(before, registration)
