@@ -496,6 +496,16 @@ async def test_a_token_is_renewed_after_half_of_its_lifetime(site: TokenSite) ->
     assert parse_token(site.token.encode()).expires_at == START + 16 * HOUR
 
 
+async def test_a_renewed_token_with_an_impossible_time_is_not_used(
+    site: TokenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = site.token
+    change_claims(monkeypatch, site.double, other(exp=10**18))
+    site.at(START + 6 * HOUR)
+    await site.signer.maintain(site.ca)
+    assert site.token == first
+
+
 async def test_of_two_workers_that_renew_a_token_one_stores_it(site: TokenSite) -> None:
     other_worker = replace(site.signer)
     site.at(START + 6 * HOUR)

@@ -69,7 +69,7 @@ def parse_token(unverified: bytes) -> AccountToken:
         user = _USER.fullmatch(claims["sub"])
         uid = str(claims["kubernetes.io"]["serviceaccount"]["uid"])
         times = [datetime.fromtimestamp(int(claims[name]), UTC) for name in ("iat", "exp")]
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, OSError) as error:
         raise InvalidRequest(
             "signer_token: this is not a token of a service account that expires. Create one with `kubectl create"
             " token`."
