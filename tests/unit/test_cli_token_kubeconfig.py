@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from clustercert.cli.kubeconfig.request import token_notes
+from clustercert.cli.kubeconfig.request import groups_in, token_notes
 from clustercert.cli.kubeconfig.validation import validated_token
 from clustercert.cli.options import CommandError
+from clustercert.http.cce.clustercert import left_out_header
 from clustercert.model import JsonObject
 from support.token_clusters import unsigned_token
 
@@ -72,3 +73,15 @@ def test_an_answer_that_would_harm_is_refused_without_the_token(wrong: JsonObjec
     with pytest.raises(CommandError, match=message) as error:
         validated_token(wrong, ISSUED_AT)
     assert TOKEN not in error.value.message
+
+
+@pytest.mark.parametrize("groups", [(), ("devs",), ("a,b", "c%2Cd", "Müller & Söhne", "team:red")])
+def test_names_of_groups_survive_the_header(groups: tuple[str, ...]) -> None:
+    assert groups_in(left_out_header(groups)) == groups
+
+
+def test_the_header_of_many_groups_passes_proxies() -> None:
+    groups = tuple(f"{number:02}{'ü' * 120}" for number in range(64))
+    header = left_out_header(groups)
+    assert len(header) <= 2000
+    assert groups_in(header) == groups[:2]

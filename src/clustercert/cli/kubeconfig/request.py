@@ -85,8 +85,7 @@ class CertificateRequest:
         response = client.issue(self.project_id, self.cluster_id, replace(options, credential="token"))
         with client.check_format():
             not_after = parse_rfc3339(response.headers.get(_NOT_AFTER, ""))
-        left_out = unquote(response.headers.get(_LEFT_OUT, ""))
-        groups = tuple(left_out.split(",")) if left_out else ()
+        groups = groups_in(response.headers.get(_LEFT_OUT, ""))
         return replace(validated_token(response.body, not_after), left_out=groups), response
 
     def _refusal(self, error: ApiError) -> ApiError:
@@ -102,6 +101,11 @@ class CertificateRequest:
             request = f" --request {self.access_request}" if self.access_request is not None else ""
             message += f" `clustercert explain {self.cluster_id}{request}` shows the reason."
         return ApiError(message, error.http_status)
+
+
+def groups_in(header: str) -> tuple[str, ...]:
+    """Return the names of groups in a header of the service: percent-encoded, and separated by commas."""
+    return tuple(map(unquote, header.split(","))) if header else ()
 
 
 def credential_kind(client: "Client", cluster_id: str) -> CredentialKind:

@@ -253,6 +253,8 @@ GET_DAYS = 30
 MAX_CACHED_BODY = 64
 USER = "user"
 
+# Some proxies refuse answers with more than 4 KB of headers.
+_MAX_LEFT_OUT = 2000
 _YAML = ("application/yaml", "application/x-yaml", "text/yaml")
 
 Shape = type[AutopilotCertRequest]
@@ -328,11 +330,7 @@ def _headers(issued: Issued, subtype: bytes) -> Iterable[tuple[bytes, bytes]]:
         (b"x-clustercert-fingerprint", issued.fingerprint.encode()),
         (b"x-clustercert-not-after", rfc3339(issued.grant.not_after).encode()),
         *(((b"x-clustercert-access-request", request_id.encode()),) if request_id is not None else ()),
-        *(
-            ((b"x-clustercert-left-out", quote(",".join(left_out), safe=":,/@").encode()),)
-            if left_out
-            else ()
-        ),
+        *(((b"x-clustercert-left-out", left_out_header(left_out).encode()),) if left_out else ()),
         *(
             ((b"x-clustercert-token-expires", rfc3339(token.expires_at).encode()),)
             if token is not None
@@ -340,6 +338,17 @@ def _headers(issued: Issued, subtype: bytes) -> Iterable[tuple[bytes, bytes]]:
         ),
         (b"content-type", b"application/" + subtype),
     )
+
+
+def left_out_header(groups: Iterable[str]) -> str:
+    """Return the names of groups, percent-encoded and separated by commas: as many as proxies let through."""
+    header = ""
+    for name in groups:
+        longer = f"{header},{quote(name, safe=':/@')}".removeprefix(",")
+        if len(longer) > _MAX_LEFT_OUT:
+            break
+        header = longer
+    return header
 
 
 def kubeconfig(issued: Issued, *, insecure_external: bool) -> JsonObject:
@@ -414,7 +423,7 @@ _KUBECONFIG = described(
         "X-Clustercert-Access-Request": "The id of the access request that gives some of the groups; absent without a"
         " request.",
         "X-Clustercert-Left-Out": "The groups that have no role in the cluster, and that the token therefore lacks:"
-        " separated by commas, percent-encoded; absent if there are none.",
+        " percent-encoded, separated by commas, and at most 2000 characters of them. Absent if there are none.",
         "X-Clustercert-Token-Expires": "When the token itself expires, RFC 3339; absent for a certificate. If this is"
         " later than X-Clustercert-Not-After, the service ends the token before.",
     },
