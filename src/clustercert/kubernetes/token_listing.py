@@ -57,8 +57,8 @@ class TokenListing:
 
     Attributes:
         bindings, accounts: credential number -> paths of the objects.
-        foreign: other objects that give rights to accounts of the namespace of users, or that lie there; at most
-            `MAX_FOREIGN` names.
+        foreign: other objects that give rights to accounts of the namespace of users, or that lie there, at most
+            `MAX_FOREIGN` names; and namespaces whose bindings can't be read.
         other_accounts: the credential numbers in the names of accounts that lack this service's labels.
         problem: why the lists are not complete, for the operator; None if they are.
         failure: why bindings could not be read; None if they could. Without its account, a binding gives no rights, so
@@ -118,7 +118,8 @@ async def list_all(
 
     Raises RemoteFailed or Unavailable if the accounts can't be read, or if the API server does not answer. If only
     bindings can't be read, the error is `TokenListing.failure`, which `delete` raises at its end. A namespace that is
-    missing, or whose bindings are too long or may not be read, is named in `TokenListing.problem`.
+    missing, or whose bindings are too long, too many or may not be read, is named in `TokenListing.foreign`: its admins
+    cause that, and must not stop the cluster's other users.
 
     Args:
         namespaces: the namespaces with bindings.
@@ -238,33 +239,29 @@ async def _add_bindings(
     except (RemoteFailed, Unavailable) as error:
         if isinstance(error, Unavailable) and not namespace:
             raise
-        if (problem := _unreadable(namespace, error)) is None:
+        if (unread := _unreadable(namespace, error)) is None:
             found.failure = found.failure or error
         else:
-            found.problem = found.problem or problem
+            found.foreign.add(unread)
         return
-    if not is_complete:
-        found.problem = found.problem or _too_many("bindings" + (f" in {namespace}" if namespace else ""))
+    if not is_complete and namespace:
+        found.foreign.add(f"RoleBindings of the namespace {namespace}, which are too many to read")
+    elif not is_complete:
+        found.problem = found.problem or _too_many("bindings")
 
 
 def _unreadable(namespace: str, error: ClustercertError) -> str | None:
-    """Return why the bindings of a namespace can't be read, if somebody in the cluster causes it; otherwise None."""
+    """Return how to report the bindings of a namespace that can't be read, if somebody in the cluster causes it."""
     if not namespace:
         return None
     if _is_too_long(error):
-        return (
-            f"The namespace {namespace} has a RoleBinding that is too long to read. Find out who created it, and delete"
-            " it."
-        )
+        return f"RoleBindings of the namespace {namespace}, one of which is too long to read"
     # An API server answers so, too, after the namespace was deleted.
     if isinstance(error, ApiServerRefused) and error.http_status in {
         HTTPStatus.FORBIDDEN,
         HTTPStatus.NOT_FOUND,
     }:
-        return (
-            f"The service's account can't read the RoleBindings of the namespace {namespace}. If the namespace was"
-            " deleted, remove its roles from the cluster's group_roles. Otherwise apply the service's rights again."
-        )
+        return f"RoleBindings of the namespace {namespace}, which the service may not read"
     return None
 
 
