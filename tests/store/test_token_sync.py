@@ -1,5 +1,6 @@
 """How tokens end in a cluster: a real ledger, and an API server in memory."""
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -587,6 +588,24 @@ async def test_a_namespace_with_slow_answers_does_not_keep_credentials_alive(sce
     scene.api.on_request = slow
     with pytest.raises(Unavailable):
         await scene.done()
+    assert scene.left.isdisjoint(paths[:2])
+
+
+async def test_a_list_of_bindings_that_takes_long_does_not_delay_the_deletion_of_accounts(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_listing, "MAX_SELECTED_SECONDS", 0.01)
+    await scene.done()
+    record, paths = await scene.issue()
+    await scene.revoke(record)
+
+    async def slow(method: str, path: str) -> None:
+        if (method, path) == ("GET", BLUE):
+            await asyncio.Event().wait()
+
+    scene.api.on_request = slow
+    with pytest.raises(Unavailable, match="list bindings"):
+        await asyncio.wait_for(scene.done(), 60)
     assert scene.left.isdisjoint(paths[:2])
 
 

@@ -32,6 +32,8 @@ PAGE = 250
 # pages forever.
 MAX_PAGES = 400
 MAX_SECONDS = 240.0
+# For the bindings of a few credentials. Whoever writes many in a namespace must not delay the deletion of accounts.
+MAX_SELECTED_SECONDS = 20.0
 # The number of foreign objects that are reported by name.
 MAX_FOREIGN = 100
 # The number of credentials in one label selector. A number has 40 digits, so the selector has about 2 KB.
@@ -146,10 +148,16 @@ async def list_some(
     """List the objects of at most `MAX_SELECTED` credentials, found by their labels. Raises as `list_all`."""
     found = TokenListing()
     chosen = {"labelSelector": f"{selector(installation)},{CREDENTIAL_LABEL} in ({','.join(numbers)})"}
-    await in_parallel(
-        lambda namespace: _add_bindings(api, found, installation, namespace, chosen),
-        ("", *sorted(namespaces)),
-    )
+    try:
+        async with asyncio.timeout(MAX_SELECTED_SECONDS):
+            await in_parallel(
+                lambda namespace: _add_bindings(api, found, installation, namespace, chosen),
+                ("", *sorted(namespaces)),
+            )
+    except TimeoutError:
+        found.failure = Unavailable(
+            f"The cluster's API server took more than {MAX_SELECTED_SECONDS:.0f} seconds to list bindings."
+        )
     found.has_all_accounts = await _add_accounts(api, found, installation, chosen)
     return found
 
