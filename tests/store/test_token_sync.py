@@ -17,6 +17,7 @@ from clustercert.model.kubernetes import INSTALLATION_LABEL, MANAGED_BY
 from clustercert.model.token_objects import (
     ACCOUNTS_PATH,
     CLUSTER_ROLE_BINDINGS_PATH,
+    NOT_AFTER_ANNOTATION,
     role_bindings_path,
 )
 from clustercert.observability import metrics
@@ -464,6 +465,24 @@ async def test_if_most_are_unknown_they_wait_for_an_operator(
     await scene.look()
     assert await scene.unknown() == UnknownTokens(0, 0)
     assert gauge.value == 0
+
+
+async def test_unknown_credentials_that_expired_do_not_wait(scene: Scene) -> None:
+    count = MAX_UNKNOWN + 1
+    expiring = [(await scene.issue(recorded=False, not_after=later(200)))[1] for _ in range(count)]
+    wrong: Any = scene.api.objects[expiring[0][0]]
+    wrong["metadata"]["annotations"][NOT_AFTER_ANNOTATION] = "soon"
+    lasting = {path for paths in await restored(scene, count, 0) for path in paths}
+    kept = {*lasting, *expiring[0]}
+    assert await scene.unknown() == UnknownTokens(2 * count, 0)
+    scene.now = later(199)
+    await scene.look()
+    assert scene.left > {path for paths in expiring for path in paths}
+    scene.now = later(200)
+    await scene.look()
+    assert scene.left == {*kept, f"{ACCOUNTS_PATH}/default"}
+    await scene.look()
+    assert await scene.unknown() == UnknownTokens(count + 1, 0)
 
 
 async def test_a_confirmation_is_not_for_more_credentials_than_the_operator_saw(scene: Scene) -> None:

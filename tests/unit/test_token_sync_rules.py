@@ -227,6 +227,8 @@ class TokenClusterMachine(RuleBasedStateMachine):
                 self.wrong.append(f"{path} is live")
         elif self.clock - self.issued[number][1] < UNKNOWN_SECONDS:
             self.wrong.append(f"{path} may be recorded yet")
+        elif self.issued[number][0].not_after <= self.now:
+            pass
         elif self.ledger.unknown.waiting > max(MAX_UNKNOWN, self.ledger.unknown.confirmed):
             self.wrong.append(f"{path} waits for an operator")
 

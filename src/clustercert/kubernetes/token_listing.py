@@ -8,6 +8,7 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -17,9 +18,11 @@ from clustercert.model import JsonObject
 from clustercert.model.errors import ClustercertError, RemoteFailed, Unavailable
 from clustercert.model.group_roles import RoleGrant
 from clustercert.model.kubernetes import CREDENTIAL_LABEL, SERVICE_ACCOUNT_PREFIX, USERS_NAMESPACE
+from clustercert.model.times import parse_rfc3339
 from clustercert.model.token_objects import (
     ACCOUNTS_PATH,
     CLUSTER_ROLE_BINDINGS_PATH,
+    NOT_AFTER_ANNOTATION,
     account_number,
     binding_number,
     labels,
@@ -67,6 +70,8 @@ class TokenListing:
         failure: why bindings could not be read; None if they could. Without its account, a binding gives no rights, so
             the error is raised only after the accounts were deleted.
         has_all_accounts: whether no account is missing in `accounts`.
+        not_after: credential number -> when the credential's time is over, as the annotations of its accounts say: the
+            latest time; None if an account tells no time.
     """
 
     bindings: dict[str, list[str]] = field(default_factory=dict)
@@ -76,11 +81,17 @@ class TokenListing:
     problem: str | None = None
     failure: ClustercertError | None = None
     has_all_accounts: bool = True
+    not_after: dict[str, datetime | None] = field(default_factory=dict)
 
     @property
     def numbers(self) -> set[str]:
         """The numbers of all credentials with an object in the cluster."""
         return self.accounts.keys() | self.bindings.keys()
+
+    def is_over(self, number: str, now: datetime) -> bool:
+        """Return whether a credential has accounts, and all of them say that its time is over."""
+        not_after = self.not_after.get(number)
+        return not_after is not None and not_after <= now
 
     def add_account(self, item: Mapping[str, Any], installation: str) -> None:
         """Add an account of the namespace of users."""
@@ -88,6 +99,9 @@ class TokenListing:
         number = account_number(name)
         if number is not None and _has_labels(its_labels, installation, number):
             self.accounts.setdefault(number, []).append(f"{ACCOUNTS_PATH}/{name}")
+            until = _not_after(item)
+            before = self.not_after.setdefault(number, until)
+            self.not_after[number] = max(before, until) if before and until else None
         elif name != _DEFAULT_ACCOUNT:
             if number is not None:
                 self.other_accounts.add(number)
@@ -334,6 +348,14 @@ def _named(item: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(name, str):
         raise TypeError("a name is no text")
     return printable(name, _MAX_NAME), metadata.get("labels") or {}
+
+
+def _not_after(account: Mapping[str, Any]) -> datetime | None:
+    annotations = account["metadata"].get("annotations") or {}
+    try:
+        return parse_rfc3339(annotations[NOT_AFTER_ANNOTATION])
+    except (LookupError, TypeError, ValueError):
+        return None
 
 
 def _has_labels(found: Mapping[str, Any], installation: str, number: str) -> bool:

@@ -43,7 +43,8 @@ T = TypeVar("T")
 LOOK_SECONDS = 30.0
 # How long to keep a credential that is not in the ledger. Issuing creates its objects before it records the credential.
 UNKNOWN_SECONDS = 60.0
-# If more credentials than this are unknown, and more than half of all, the database may be an old copy.
+# If more credentials than this are unknown, and more than half of all, the database may be an old copy. Then they are
+# kept until an operator confirms their deletion, or until the time in the account's annotation.
 MAX_UNKNOWN = 10
 # If more credentials than this end at once, all objects of the cluster are listed once.
 _MANY = 500
@@ -224,7 +225,12 @@ class _Work:
         now, state = self.owner.clock(), self.state
         state.unknown = {number: state.unknown.get(number, now) for number in found.numbers - states.keys()}
         late = {number for number, since in state.unknown.items() if now - since >= UNKNOWN_SECONDS}
-        if await self._waits(late, known=len(states)):
+        # Nobody misses a credential whose time is over, and whoever creates many must not keep them alive.
+        time = self.owner.now()
+        over = {number for number in state.unknown if found.is_over(number, time)}
+        ended |= late & over
+        late -= over
+        if await self._waits(late, known=len(states), unknown=len(state.unknown.keys() - over)):
             return ended
         return ended | late
 
@@ -236,20 +242,24 @@ class _Work:
             states |= await self.owner.queries.token_states(page, self.owner.now())
         return states
 
-    async def _waits(self, late: Collection[str], *, known: int) -> bool:
+    async def _waits(self, late: Collection[str], *, known: int, unknown: int) -> bool:
         """Return whether unknown credentials are kept until an operator confirms their deletion.
 
         Once they wait, they wait until they are confirmed or gone, however many new credentials are issued meanwhile.
+
+        Args:
+            late: the credentials to delete.
+            unknown: the number of unknown credentials whose time is not over, late or not.
         """
         ca_id, count, state = self.cluster.client_ca.id, len(late), self.state
         stored = await self.owner.clusters.unknown_tokens(ca_id)
-        is_suspicious = count > MAX_UNKNOWN and count > known + len(state.unknown) - count
+        is_suspicious = count > MAX_UNKNOWN and count > known + unknown - count
         if count and (is_suspicious or stored.waiting):
             if count <= stored.confirmed:
                 return False
             await self._keep_waiting(stored, count, known)
             state.waiting = count
-        elif state.unknown and stored.waiting:
+        elif unknown and stored.waiting:
             # A new leader does not know yet how long they have been unknown.
             state.waiting = stored.waiting
         else:
@@ -261,7 +271,7 @@ class _Work:
 
     async def _keep_waiting(self, stored: UnknownTokens, count: int, known: int) -> None:
         logger.error(
-            "too many credentials in the cluster are not in the ledger: nothing deleted",
+            "too many credentials in the cluster are not in the ledger: kept until they expire",
             cluster=self.cluster.id,
             unknown=count,
             known=known,
