@@ -167,7 +167,7 @@ async def test_a_user_who_goes_loses_what_they_have_and_what_is_issued_meanwhile
     assert [await revoked(database, each) for each in (before, meanwhile, bobs)] == [True, True, False]
     [standing] = await RevocationQueries(database).revocations_of_user(alice, limit=9)
     assert (standing.epoch, standing.reason, standing.by) == (NO_END, "cessationOfOperation", "cli:test")
-    with pytest.raises(Conflict, match="Enable the user"):
+    with pytest.raises(Conflict, match="Enable or unblock the user"):
         await undo(database, standing)
     kinds = [said["kind"] for said in store.events()]
     assert kinds.count("user.revoked") == len(what.split(", "))
