@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -21,6 +22,7 @@ from clustercert.model import JsonObject
 from clustercert.model.errors import RemoteFailed
 from clustercert.model.kubernetes import INSTALLATION_LABEL, MANAGED_BY
 from support.apiserver import ApiServer, kinds
+from support.token_objects import MemoryApi
 
 ROLE = "ClusterRole"
 RBAC = "rbac.authorization.k8s.io"
@@ -105,6 +107,20 @@ async def test_all_pages_of_a_list_are_read_and_objects_deleted(tmp_path: Path) 
         await delete_object(api, found[0])
         assert await find_object(api, found[0]) is None
         assert len(await list_objects(api, ROLE, selector=selector)) == 259
+
+
+async def test_long_objects_of_others_do_not_make_a_list_unreadable() -> None:
+    """Who may write RoleBindings in a namespace could otherwise keep the objects of this service there."""
+    api = MemoryApi(longest=20_000)
+    path = f"/apis/{RBAC}/v1/rolebindings"
+    subjects = [{"kind": "User", "name": "x" * 50}] * 200
+    for number in range(40):
+        api.add(path, {"metadata": {"name": f"b{number:02}"}, "subjects": subjects[: 200 * (number % 2)]})
+    found = await list_objects(cast("KubeApi", api), "RoleBinding")
+    assert [reference_of(each, "RoleBinding").name for each in found] == [f"b{n:02}" for n in range(40)]
+    api.add(path, {"metadata": {"name": "c"}, "subjects": subjects * 3})
+    with pytest.raises(RemoteFailed, match="sent too much"):
+        await list_objects(cast("KubeApi", api), "RoleBinding")
 
 
 async def test_a_refusal_has_the_servers_reason(tmp_path: Path) -> None:

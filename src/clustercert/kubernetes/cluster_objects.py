@@ -6,14 +6,14 @@ from http import HTTPStatus
 from typing import Literal
 
 from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, printable, segment
+from clustercert.kubernetes.pages import PAGE, next_page, pages
 from clustercert.model import JsonObject
 from clustercert.model.errors import Conflict, RemoteFailed
 from clustercert.model.kubernetes import INSTALLATION_LABEL, MANAGED_BY
 
-_PAGE = 250
 # More than any cluster has. Without a limit, a hostile API server could send pages forever.
 _MAX_OBJECTS = 200_000
-_MAX_PAGES = _MAX_OBJECTS // _PAGE
+_MAX_PAGES = _MAX_OBJECTS // PAGE
 _MAX_MESSAGE = 300
 # How often an object is written again that somebody else changes or creates at the same time.
 _ATTEMPTS = 5
@@ -119,20 +119,22 @@ async def find_object(api: KubeApi, reference: ObjectReference) -> JsonObject | 
 async def list_objects(api: KubeApi, kind: str, namespace: str = "", selector: str = "") -> list[JsonObject]:
     """List the objects of a kind, in a namespace or everywhere. Raises ClusterRefused, RemoteFailed or Unavailable."""
     found: list[JsonObject] = []
-    parameters = {"limit": str(_PAGE)} | ({"labelSelector": selector} if selector else {})
-    for _ in range(_MAX_PAGES):
-        try:
-            page = await api.get(collection(kind, namespace), parameters)
-        except ApiServerRefused as refused:
-            raise ClusterRefused(f"list objects of the kind {kind}", refused) from refused
-        items, metadata = page.get("items"), page.get("metadata")
-        if not isinstance(items, list) or not all(isinstance(each, dict) for each in items):
-            raise RemoteFailed(UNEXPECTED_RESPONSE)
-        found += items
-        following = metadata.get("continue") if isinstance(metadata, dict) else None
-        if not following:
+    count = 0
+    try:
+        async for page in pages(
+            api, collection(kind, namespace), {"labelSelector": selector} if selector else {}
+        ):
+            items = page.get("items")
+            if not isinstance(items, list) or not all(isinstance(each, dict) for each in items):
+                raise RemoteFailed(UNEXPECTED_RESPONSE)
+            found += items
+            count += 1
+            if count == _MAX_PAGES and next_page(page):
+                break
+        else:
             return found
-        parameters = parameters | {"continue": str(following)}
+    except ApiServerRefused as refused:
+        raise ClusterRefused(f"list objects of the kind {kind}", refused) from refused
     raise RemoteFailed(
         f"The cluster has more than {_MAX_OBJECTS} objects of the kind {kind}. Delete old ones."
     )

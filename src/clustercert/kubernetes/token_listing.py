@@ -6,15 +6,14 @@ labels and subject count as its own; other objects are only reported.
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
-from clustercert.http_client import UnreadableResponse
 from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, printable
-from clustercert.model import JsonObject
+from clustercert.kubernetes.pages import PAGE, is_too_long, next_page, pages
 from clustercert.model.errors import ClustercertError, RemoteFailed, Unavailable
 from clustercert.model.group_roles import RoleGrant
 from clustercert.model.kubernetes import CREDENTIAL_LABEL, SERVICE_ACCOUNT_PREFIX, USERS_NAMESPACE
@@ -30,7 +29,6 @@ from clustercert.model.token_objects import (
     selector,
 )
 
-PAGE = 250
 # 100,000 objects of each list: more than a cluster has credentials. Without a limit, a hostile API server could send
 # pages forever.
 MAX_PAGES = 400
@@ -282,7 +280,7 @@ def _unreadable(namespace: str, error: ClustercertError) -> str | None:
     """Return how to report the bindings of a namespace that can't be read, if somebody in the cluster causes it."""
     if not namespace:
         return None
-    if _is_too_long(error):
+    if is_too_long(error):
         return f"RoleBindings of the namespace {namespace}, one of which is too long to read"
     # An API server answers so, too, after the namespace was deleted.
     if isinstance(error, ApiServerRefused) and error.http_status in {
@@ -293,10 +291,6 @@ def _unreadable(namespace: str, error: ClustercertError) -> str | None:
     return None
 
 
-def _is_too_long(error: ClustercertError) -> bool:
-    return isinstance(error.__cause__, UnreadableResponse)
-
-
 async def _add_pages(
     api: KubeApi,
     path: str,
@@ -305,41 +299,19 @@ async def _add_pages(
     between: Between,
 ) -> bool:
     """Add the items of a list. Returns False if the list has more than `MAX_PAGES` pages. Raises RemoteFailed."""
-    pages = 0
-    async for page in _pages(api, path, chosen):
+    count = 0
+    async for page in pages(api, path, chosen):
         try:
             items: Any = page.get("items") or []
             for item in items:
                 add(item)
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise RemoteFailed(UNEXPECTED_RESPONSE) from error
-        pages += 1
-        if pages == MAX_PAGES:
-            return not _next_page(page)
+        count += 1
+        if count == MAX_PAGES:
+            return not next_page(page)
         await between()
     return True
-
-
-async def _pages(api: KubeApi, path: str, chosen: Mapping[str, str]) -> AsyncIterator[JsonObject]:
-    """Fetch the pages of a list. Fetches fewer objects at once where objects are long: a binding may have 1.5 MiB."""
-    limit, following = PAGE, dict[str, str]()
-    while True:
-        try:
-            page = await api.get(path, {**chosen, "limit": str(limit), **following})
-        except RemoteFailed as error:
-            if limit == 1 or not _is_too_long(error):
-                raise
-            limit = max(limit // 16, 1)
-            continue
-        yield page
-        if not (after := _next_page(page)):
-            return
-        limit, following = min(limit * 2, PAGE), {"continue": after}
-
-
-def _next_page(page: JsonObject) -> str:
-    metadata = page.get("metadata")
-    return str(metadata.get("continue") or "") if isinstance(metadata, dict) else ""
 
 
 def _named(item: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

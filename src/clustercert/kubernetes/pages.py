@@ -1,0 +1,46 @@
+"""Reads the pages of a list from an API server, in smaller pages where objects are long."""
+
+from collections.abc import AsyncIterator, Mapping
+
+from clustercert.http_client import UnreadableResponse
+from clustercert.kube_api import KubeApi
+from clustercert.model import JsonObject
+from clustercert.model.errors import ClustercertError, RemoteFailed
+
+PAGE = 250
+"""The maximum number of objects in a page."""
+
+
+async def pages(api: KubeApi, path: str, parameters: Mapping[str, str]) -> AsyncIterator[JsonObject]:
+    """Fetch the pages of a list. Fetches fewer objects at once where objects are long: a binding may have 1.5 MiB.
+
+    A hostile API server may send pages forever, so the caller limits their number. Raises ApiServerRefused,
+    RemoteFailed or Unavailable.
+
+    Args:
+        parameters: the query, for example a `labelSelector`.
+    """
+    limit, following = PAGE, dict[str, str]()
+    while True:
+        try:
+            page = await api.get(path, {**parameters, "limit": str(limit), **following})
+        except RemoteFailed as error:
+            if limit == 1 or not is_too_long(error):
+                raise
+            limit = max(limit // 16, 1)
+            continue
+        yield page
+        if not (after := next_page(page)):
+            return
+        limit, following = min(limit * 2, PAGE), {"continue": after}
+
+
+def next_page(page: JsonObject) -> str:
+    """Return the `continue` of a page, or "" if it is the last."""
+    metadata = page.get("metadata")
+    return str(metadata.get("continue") or "") if isinstance(metadata, dict) else ""
+
+
+def is_too_long(error: ClustercertError) -> bool:
+    """Return whether the cause of an error is a response that is too long to read."""
+    return isinstance(error.__cause__, UnreadableResponse)
