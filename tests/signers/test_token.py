@@ -496,11 +496,12 @@ async def test_a_token_is_renewed_after_half_of_its_lifetime(site: TokenSite) ->
     assert parse_token(site.token.encode()).expires_at == START + 16 * HOUR
 
 
-async def test_a_renewed_token_with_an_impossible_time_is_not_used(
-    site: TokenSite, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("expiry", [10**18, int((START + 6 * HOUR).timestamp())])
+async def test_a_renewed_token_with_an_impossible_or_past_expiry_is_not_used(
+    site: TokenSite, monkeypatch: pytest.MonkeyPatch, expiry: int
 ) -> None:
     first = site.token
-    change_claims(monkeypatch, site.double, other(exp=10**18))
+    change_claims(monkeypatch, site.double, other(exp=expiry))
     site.at(START + 6 * HOUR)
     await site.signer.maintain(site.ca)
     assert site.token == first

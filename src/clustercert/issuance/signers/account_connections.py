@@ -166,6 +166,11 @@ class AccountConnections(Generic[T]):
         self._renew_after[ca.id] = time.monotonic() + RENEWAL_PAUSE_SECONDS
         try:
             token = await new_token(connection.api, connection.token, self.token_lifetime)
+            if token.expires_at <= self.now():
+                raise RemoteFailed(
+                    "The cluster's API server sent a token that expired already. Tell the operator to check the"
+                    " cluster."
+                )
             sealed = await self.sealed(ca.id, token)
             # If another worker was faster, the next request reads its token.
             if await self.clusters.exchange_secret(ca.id, before, sealed):
