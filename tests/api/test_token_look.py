@@ -94,6 +94,30 @@ def test_a_policy_that_only_warns_is_a_problem(cluster: TokenCluster) -> None:
     assert "does not deny" in problem(cluster)
 
 
+def test_a_namespace_that_refuses_bindings_is_no_problem(
+    cluster: TokenCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its admins can set a quota. The policy is tested in another namespace."""
+    full, create = {"team"}, KubeApi.create
+
+    async def created(api: KubeApi, path: str, *rest: Any, **named: Any) -> Any:
+        if any(path.endswith(f"/namespaces/{name}/rolebindings") for name in full):
+            raise ApiServerRefused(403, "exceeded quota: no-bindings")
+        return await create(api, path, *rest, **named)
+
+    monkeypatch.setattr(KubeApi, "create", created)
+    assert problem(cluster) == ""
+    full = {"shop"}
+    assert problem(cluster) == ""
+    full = {"shop", "team"}
+    assert f"{BINDINGS_POLICY} could not be tested" in problem(cluster)
+    full = {"team"}
+    namespaced: dict[str, tuple[str, ...]] = {"devs": GROUP_ROLES["devs"]}
+    path = f"{ADMISSION}/validatingadmissionpolicybindings/{BINDINGS_POLICY}"
+    assert cluster.ask(cluster.root, "DELETE", path).status_code == 200
+    assert "does not deny" in problem(cluster, group_roles=namespaced)
+
+
 def test_a_service_that_administrates_the_cluster_is_a_problem(cluster: TokenCluster) -> None:
     """The policies exempt administrators."""
     subjects = [{"kind": "ServiceAccount", "name": "issuer", "namespace": ACCESS_NAMESPACE}]

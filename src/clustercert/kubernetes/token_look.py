@@ -112,6 +112,10 @@ class _Problem(Exception):
     """A finding that stops issuing in the cluster."""
 
 
+class _Untested(_Problem):
+    """A dry run was rejected, but not by the admission policy."""
+
+
 async def find_problem(api: KubeApi, cluster: Registration, installation: str) -> str | None:
     """Return `Look.problem` of a look. Raises the errors of `look`."""
     return (await look(api, cluster, installation)).problem
@@ -307,8 +311,20 @@ async def _check_policies(api: KubeApi, usable: Iterable[RoleGrant], installatio
         "metadata": {"name": _PROBE_ACCOUNT, "namespace": USERS_NAMESPACE},
     }
     await _check_denied(api, ACCOUNTS_PATH, account, NAMESPACES_POLICY)
-    # One role of each kind of binding.
-    for role in {bool(role.namespace): role for role in usable}.values():
+    in_namespaces: dict[bool, list[RoleGrant]] = {}
+    for role in usable:
+        in_namespaces.setdefault(bool(role.namespace), []).append(role)
+    for roles in in_namespaces.values():
+        await _check_bindings_denied(api, roles, installation)
+
+
+async def _check_bindings_denied(api: KubeApi, roles: Iterable[RoleGrant], installation: str) -> None:
+    """Test the policy with the first role whose dry run gives a result.
+
+    Who administers a namespace can cause that bindings there are rejected for other reasons, for example with a quota.
+    """
+    untested: _Untested | None = None
+    for role in roles:
         placed = {"namespace": role.namespace} if role.namespace else {}
         binding: JsonObject = {
             "apiVersion": f"{RBAC}/v1",
@@ -321,7 +337,14 @@ async def _check_policies(api: KubeApi, usable: Iterable[RoleGrant], installatio
             "roleRef": {"apiGroup": RBAC, "kind": role.kind, "name": role.name},
             "subjects": [{"apiGroup": RBAC, "kind": "User", "name": _PROBE_ACCOUNT}],
         }
-        await _check_denied(api, bindings_path(role), binding, BINDINGS_POLICY)
+        try:
+            await _check_denied(api, bindings_path(role), binding, BINDINGS_POLICY)
+        except _Untested as reason:
+            untested = reason
+        else:
+            return
+    if untested is not None:
+        raise untested
 
 
 async def _check_denied(api: KubeApi, path: str, document: JsonObject, policy: str) -> None:
@@ -332,7 +355,7 @@ async def _check_denied(api: KubeApi, path: str, document: JsonObject, policy: s
             return
         if refused.http_status == HTTPStatus.UNAUTHORIZED:
             raise
-        raise _Problem(
+        raise _Untested(
             f"The admission policy {policy} could not be tested: the API server rejected a dry run with status "
             f"{refused.http_status} for another reason. {_APPLY_AGAIN}"
         ) from refused
