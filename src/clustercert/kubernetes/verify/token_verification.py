@@ -27,7 +27,6 @@ from clustercert.model.group_roles import MAX_BINDINGS, RoleGrant, roles_of_grou
 from clustercert.model.kubernetes import (
     ACCESS_NAMESPACE,
     ISSUER_ACCOUNT,
-    MASTERS,
     SERVICE_ACCOUNT_PREFIX,
     TOKEN_ID,
     USERS_NAMESPACE,
@@ -47,7 +46,11 @@ _APPLY = (
     "Write the objects again: `clustercert cluster update CLUSTER --from-kubeconfig FILE --group-role GROUP=ROLE`, with"
     " a role that the group has already."
 )
-_SYSTEM = "system:"
+# The users and the group of Kubernetes' own components. Source: Kubernetes, "Using RBAC Authorization", "Core component
+# roles". Any other name, also one that begins with `system:`, may belong to somebody.
+_COMPONENTS = frozenset({"system:apiserver", "system:kube-controller-manager", "system:kube-scheduler"})
+_COMPONENT_PREFIXES = ("system:node:", f"{SERVICE_ACCOUNT_PREFIX}kube-system:")
+_NODES = "system:nodes"
 
 # A verb, API group, resource (or path) and name of an object.
 Access = tuple[str, str, str, str]
@@ -357,16 +360,17 @@ def each_name(document: JsonObject) -> str:
 
 
 def _other_subject(subject: object) -> str:
-    """Return a subject of a binding, or "" for this service and for parts of Kubernetes itself."""
+    """Return a subject of a binding, or "" for this service and for Kubernetes' own components."""
     if not isinstance(subject, dict):
         return ""
     kind, name, namespace = (str(subject.get(each) or "") for each in ("kind", "name", "namespace"))
     if kind == "ServiceAccount":
         is_ours = (namespace, name) == (ACCESS_NAMESPACE, ISSUER_ACCOUNT) or namespace == USERS_NAMESPACE
         return "" if is_ours or namespace == "kube-system" else f"{kind} {namespace}/{name}"
-    of_many = name.startswith(("system:authenticated", "system:unauthenticated", "system:serviceaccounts"))
-    is_system = name == MASTERS or (name.startswith(_SYSTEM) and not of_many)
-    return "" if is_system else f"{kind} {name}"
+    is_component = (
+        name in _COMPONENTS or name.startswith(_COMPONENT_PREFIXES) if kind == "User" else name == _NODES
+    )
+    return "" if is_component else f"{kind} {name}"
 
 
 async def _rules(api: KubeApi, namespace: str) -> frozenset[Access]:
