@@ -54,6 +54,14 @@ def test_the_alerts_for_the_disk_compare_with_the_setting() -> None:
     }
 
 
+def test_the_alert_for_stopped_tokens_says_that_credentials_live_on() -> None:
+    """Only new ones stop: whoever reads the alert may have to revoke."""
+    [summary] = [
+        rule["annotations"]["summary"] for rule in rules() if "token_clusters_stopped" in rule["expr"]
+    ]
+    assert "Existing credentials keep their roles until they expire or are revoked" in summary
+
+
 def test_names_are_unique() -> None:
     names = [rule["alert"] for rule in rules()]
     assert len(set(names)) == len(names)
