@@ -99,7 +99,7 @@ def test_an_abort_after_the_new_ca_has_signed_goes_back(new: NewRotation) -> Non
     assert browser_of(rotation).post(f"{page_of(rotation)}/abort").status_code == 303
     assert rotation.get()["reverses"]
     page = shown(rotation)
-    assert "This rotation goes back to the former CA" in page
+    assert "This rotation goes back to the previous CA" in page
     assert "Abort…" not in page
 
 

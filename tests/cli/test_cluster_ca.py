@@ -192,7 +192,7 @@ def test_several_clusters_and_one_that_fails(new: NewRotation, operator: Machine
     assert aborted.err.count("Key of the client CA ") >= 3
     assert operator.run("cluster", "ca", "status").err == "No rotation of a client CA is running.\n"
     nothing = operator.error("cluster", "ca", "abort", "--all")
-    assert nothing == "None of these clusters has a rotation that is running."
+    assert nothing == "None of these clusters has a running rotation."
 
 
 def test_an_abort_before_and_after_issuing(new: NewRotation, operator: Machine, tmp_path: Path) -> None:

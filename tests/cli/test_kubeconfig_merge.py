@@ -619,7 +619,7 @@ def test_clusters_without_rights_are_skipped_with_all(own_desk: Desk) -> None:
     said = own_desk.error("merge", "--all")
     assert f"Skipped Default/eu-de/{own_desk.first}: " in said
     assert "`clustercert explain" in said
-    assert "You get a certificate for none of the clusters." in said
+    assert "You get no certificate for any of the clusters." in said
     assert not own_desk.config.exists()
 
 

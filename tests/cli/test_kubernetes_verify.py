@@ -87,7 +87,7 @@ def test_a_verification_is_left_out_of_access_and_of_the_last_events_unless_aske
     report = site.operator.output_json(*access)
     assert (report["users"], report["groups"]) == ([], [])
     assert report["verifications"] == 2
-    assert "Left out 2 certificates that verify clusters and client CAs." in site.operator.run(*access).err
+    assert "Left out 2 certificates used to verify clusters and client CAs." in site.operator.run(*access).err
     [user] = site.operator.output_json(*access, "--verifications")["users"]
     assert (user["user_id"], len(user["credentials"])) == ("clustercert:verify", 2)
 

@@ -45,7 +45,7 @@ def test_a_login_as_another_user_says_whose_login_it_replaces(
     assert f"The profile default was the login of Default/{first} at {made[1]}." in replaced
     assert "gets no new certificates for the contexts that were merged with that login." in replaced
     assert (
-        f"If Default/{second} has a role in the project of a context, you can instead merge it again."
+        f"If Default/{second} has a role in the project of a context, you can instead merge that context again."
         in replaced
     )
     assert f"`clustercert login {made[1]} --profile NAME --user Default/{first}`" in replaced

@@ -76,7 +76,9 @@ def test_a_request_is_asked_for_seen_approved_and_ended(people: AccessSite, clus
         *("request", "create", cluster.name, "--group", REQUESTED, "--for", "1h", "--reason", "another one")
     )
     assert (again.returncode, again.stdout.split()[2]) == (0, request_id)
-    assert again.stderr.startswith("You have this open request already, so none was created. Its reason and")
+    assert again.stderr.startswith(
+        "You have this open request already, so no second request was created. The reason and"
+    )
     assert request_id in cluster.mark.read_text()
 
     shown = " ".join(bert.output("request", "show", short).split())

@@ -275,7 +275,7 @@ def test_the_kubeconfig_of_another_cluster_is_refused(site: TokenSite, tmp_path:
     with ApiServer(folder) as another:
         kubeconfig = another.admin_kubeconfig()
         said = site.update("--group-role", "ops=clusterrole/view", "--from-kubeconfig", kubeconfig).err
-        assert "The kubeconfig is of another cluster" in said
+        assert "The kubeconfig is for another cluster" in said
         assert USERS_NAMESPACE not in {
             each["metadata"]["name"] for each in another.storage.all(kinds.NAMESPACES)
         }

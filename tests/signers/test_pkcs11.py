@@ -253,7 +253,7 @@ async def test_a_wrong_pin_is_tried_once_until_the_file_changes(token: tokens.So
             )
             texts = {str(each) for each in failures}
             (text,) = texts
-            assert "there is no further attempt until" in text
+            assert "the service does not try again until" in text
             token.pin_file.write_text(tokens.PIN)
             await issue(signer, await signer.create_ca(CA_REQUEST))
     refusals = [line for line in logs if "refused the PIN" in line["event"]]

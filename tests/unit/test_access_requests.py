@@ -276,7 +276,7 @@ def test_access_is_extended_once() -> None:
     extended = new(()).claimed(NOW).with_extension(HOUR / 2, "more", NOW)
     assert (extended.extension_state, extended.ends_at) == ("approved", NOW + 3 * HOUR / 2)
     assert extended.with_extension(HOUR / 2, "again", NOW) is extended
-    with pytest.raises(Conflict, match="extended once"):
+    with pytest.raises(Conflict, match="extended only once"):
         extended.with_extension(HOUR, "more", NOW)
     denied = new(CONDITIONS[:1]).decided(decision("anna", frozenset(CONDITIONS[:1])), CONDITIONS[:1])
     denied = denied.claimed(NOW).with_extension(HOUR, "more", NOW)
@@ -284,7 +284,7 @@ def test_access_is_extended_once() -> None:
         decision("anna", frozenset(CONDITIONS[:1]), approves=False, part="extension"), CONDITIONS[:1]
     )
     assert (denied.state, denied.extension_state, denied.ends_at) == ("active", "denied", NOW + HOUR)
-    with pytest.raises(Conflict, match="extended once"):
+    with pytest.raises(Conflict, match="extended only once"):
         denied.with_extension(HOUR, "more", NOW)
 
 
@@ -383,7 +383,7 @@ def test_use_before_the_approval_is_over_at_its_end_even_if_approvers_had_more_t
     ids=["pending", "approved", "unapproved", "ended"],
 )
 def test_an_extension_is_refused_with_the_state(request_: AccessRequest, state: str) -> None:
-    with pytest.raises(Conflict, match=f"approved and in use can be extended: it is {state}\\.$"):
+    with pytest.raises(Conflict, match=f"approved and in use can be extended\\. This request is {state}\\.$"):
         request_.with_extension(HOUR, "more", NOW)
 
 

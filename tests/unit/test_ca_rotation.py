@@ -58,7 +58,7 @@ REFUSED = (proof(FIRST, "refused", OLD), proof(SECOND, "refused", OLD))
 )
 def test_the_new_ca_is_used_only_after_a_recent_proof_at_each_address(proofs: tuple[CaProof, ...]) -> None:
     for state, following in (("planned", "distributed"), ("distributed", "issuing")):
-        with pytest.raises(Conflict, match="not proved at every"):
+        with pytest.raises(Conflict, match="Not every API server is proved to accept"):
             rotation(state, proofs=proofs).advanced(following, LATER)  # type: ignore[arg-type]
         assert rotation(state, proofs=PROVED).advanced(following, LATER).state == following  # type: ignore[arg-type]
 
@@ -97,10 +97,10 @@ def test_only_a_silent_address_leaves_the_proof_of_somebody_else(
 def test_a_rotation_is_complete_only_after_every_address_refused_the_old_ca() -> None:
     asked = rotation("draining", proofs=PROVED).completing(NOW, forced=False, deny_old=None)
     for proofs in (PROVED, (*PROVED, REFUSED[0]), (*PROVED, REFUSED[0], proof(SECOND, "failed", OLD))):
-        with pytest.raises(Conflict, match="not proved to be refused"):
+        with pytest.raises(Conflict, match="Not every API server is proved to refuse"):
             replace(asked, proofs=proofs).advanced("complete", LATER)
     early = tuple(replace(each, at=NOW - timedelta(seconds=1)) for each in REFUSED)
-    with pytest.raises(Conflict, match="not proved to be refused"):
+    with pytest.raises(Conflict, match="Not every API server is proved to refuse"):
         replace(asked, proofs=(*PROVED, *early)).advanced("complete", LATER)
     done = replace(asked, proofs=(*PROVED, *REFUSED)).advanced("complete", LATER)
     assert (done.state, done.discarded_ca_id) == ("complete", OLD)

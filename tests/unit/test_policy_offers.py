@@ -364,10 +364,10 @@ def test_a_request_that_ends_within_the_second_is_over() -> None:
         ([{"name": "edit"} | rule("editors")], "does not offer you this access any more"),
         ([offer("edit", "others")], "does not offer you this access any more"),
         ([EDIT | {"when": {"groups": ["nobody"]}}], "rule edit does not offer you this access any more"),
-        ([EDIT | {"when": {"roles": ["admin"]}}], "does not offer you this access now. It needs: role is admin."),
+        ([EDIT | {"when": {"roles": ["admin"]}}], "does not offer you this access now. The rule needs: role is admin."),
         (
             [EDIT | {"when": {"auth_methods": ["oidc"]}}],
-            "rule edit does not offer you this access now. It needs: auth_method is oidc.",
+            "rule edit does not offer you this access now. The rule needs: auth_method is oidc.",
         ),
         (
             [offer("edit", "editors", approvals=[*EDIT["offer"]["approvals"], {"role": "security"}])],

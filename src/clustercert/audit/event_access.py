@@ -44,7 +44,7 @@ class EventAccess:
         event = await self.log.pages.event(leaf_index, project_id)
         if event is None or not _is_in(event, project_id):
             raise NotFound(
-                "Event not found. Check its leaf index. It may have been deleted, or is not sealed yet."
+                "Event not found. Check the leaf index. The event may have been deleted, or may not be sealed yet."
             )
         return event
 

@@ -159,7 +159,7 @@ class AccessReports:
 
         Args:
             search: report only on users whose name or group contains this text.
-            with_verifications: also report the certificates that verify clusters and client CAs.
+            with_verifications: also report the certificates used to verify clusters and client CAs.
             after: the cursor of the page.
             limit: the maximum number of users on the page; at most MAX_USERS.
         """

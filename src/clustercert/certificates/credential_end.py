@@ -49,7 +49,7 @@ class CredentialEnd:
             gives access if no control stops it, or if an API server allowed its use within the last day.
         stopped_by: the controls that can stop the certificate, fastest first.
         ends_by: the control that ends the access first: `ca` if the cluster has fast controls but none of them stops
-            this certificate, and `expiry` if the cluster has none.
+        this certificate, and `expiry` if the cluster has no fast controls.
         revoked_at, revoked_by: when and by whom the certificate was revoked; None if it is live.
         used_after_revocation_at: when an API server last allowed a request after the revocation; None if none was seen.
     """

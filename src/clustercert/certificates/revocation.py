@@ -452,7 +452,9 @@ class RevocationService:
         else:
             require_view(caller, project_id)
             if not reads_project(caller, project_id):
-                raise Forbidden("Only admins of the project, operators and auditors can see its revocations.")
+                raise Forbidden(
+                    "Only admins of the project, operators and auditors can see the revocations of the project."
+                )
         if project_id is None or cluster_id is None:
             return part.page(
                 await queries.revocations_of_project(project_id, limit=limit, before=part.before)

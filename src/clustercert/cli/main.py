@@ -50,13 +50,16 @@ PANELS = {
         CommandEntry(
             "clusters",
             "cluster.command",
-            "List the clusters in all your projects, with the Kubernetes groups and the longest lifetime that you get.",
+            "List the clusters in all your projects, with the Kubernetes groups and the longest lifetime that you"
+            " get.",
         ),
         CommandEntry(
             "kubeconfig", "kubeconfig.command", "Merge clusters into your kubeconfig, or get separate files."
         ),
         CommandEntry(
-            "explain", "policy.explanation", "Explain what you would get in a cluster, and why not more."
+            "explain",
+            "policy.explanation",
+            "Explain which access you would get in a cluster, and what limits the access.",
         ),
         CommandEntry(
             "request", "request", "Ask for access for a time, and decide about the requests of others."

@@ -95,8 +95,8 @@ def check(
         bool,
         typer.Option(
             "--certificates",
-            help="Also compare each stored certificate with its row, its CA and the policy's limits. A running service "
-            "does the same in the background.",
+            help="Also compare each stored certificate with its row, its CA and the policy's limits. A running"
+            " service does the same in the background.",
         ),
     ] = False,
 ) -> None:
@@ -118,8 +118,8 @@ def check(
         _print_keks(reader.keks)
         if unusable := [kek.id or kek.source for kek in reader.keks if kek.source and kek.problem]:
             raise CommandError(
-                f"These key-encryption keys can't be used: {', '.join(map(str, unusable))}. Without all of the keys of "
-                "a data key, the service can't start."
+                f"These key-encryption keys can't be used: {', '.join(map(str, unusable))}. Without all of the keys"
+                " of a data key, the service can't start."
             )
         if certificates:
             await _check_certificates(reader)
@@ -338,7 +338,8 @@ async def retire(
         list[str] | None,
         typer.Argument(
             metavar="KEY…",
-            help="Ids of keys to delete, with what they wrapped. By default, keys that wrap nothing.",
+            help="Ids of keys to delete, together with the copies of data keys that they wrapped. By default,"
+            " keys that wrap nothing.",
         ),
     ] = None,
     output: OutputOption = Output.TABLE,
@@ -346,7 +347,8 @@ async def retire(
 ) -> None:
     """Delete key-encryption keys that are not needed any more.
 
-    Deletes a key from its file, and from the database what the key has wrapped. Keys in OpenBao or Vault stay there.
+    Deletes a key from its file, and deletes the copies of data keys that the key has wrapped from the database. Keys
+    in OpenBao or Vault stay there.
     Refuses to delete a key without which the data keys could not be decrypted.
 
     Examples:
@@ -370,8 +372,8 @@ def _print_keks(keks: "tuple[KekStatus, ...]") -> None:
     for kek in keks:
         if kek.wraps_new and kek.id and (missing := sorted(wrapped.difference(kek.data_key_ids))):
             print_note(
-                f"Warning: The key-encryption key {kek.id} does not wrap the data keys {', '.join(map(str, missing))}. "
-                "Run `clustercert keys rotate`."
+                f"Warning: The key-encryption key {kek.id} does not wrap the data keys"
+                f" {', '.join(map(str, missing))}. Run `clustercert keys rotate`."
             )
     for kek in keks:
         wraps = f"data keys {', '.join(map(str, kek.data_key_ids))}" if kek.data_key_ids else "no data key"
@@ -509,8 +511,8 @@ def serve(
     loaded = load()
     if loaded.demo:
         raise SettingsError(
-            f"The folder {loaded.data_dir} belongs to a demo. `serve` refuses it, because the encryption key is in the "
-            "same folder as the data. Choose a different folder with --data-dir."
+            f"The folder {loaded.data_dir} belongs to a demo. `serve` refuses it, because the encryption key is in"
+            " the same folder as the data. Choose a different folder with --data-dir."
         )
     loaded.check_examples()
     require_database(loaded, context.obj.config)

@@ -100,7 +100,10 @@ ForOption = Annotated[
     typer.Option("--for", parser=parse_duration, metavar="DURATION", help="How long, such as 30m or 1h."),
 ]
 DecisionReasonOption = Annotated[
-    str, typer.Option("--reason", metavar="TEXT", help="Why. The user sees it, and the audit log records it.")
+    str,
+    typer.Option(
+        "--reason", metavar="TEXT", help="Reason. The user sees the reason, and the audit log records it."
+    ),
 ]
 ExtensionOption = Annotated[
     bool, typer.Option("--extension", help="Decide about the extension of access that is approved already.")
@@ -121,7 +124,9 @@ def create(
     reason: Annotated[
         str,
         typer.Option(
-            "--reason", metavar="TEXT", help="Why. The approvers see it, and the audit log records it."
+            "--reason",
+            metavar="TEXT",
+            help="Reason. The approvers see the reason, and the audit log records it.",
         ),
     ],
     login: LoginOptions,
@@ -139,7 +144,7 @@ def create(
     """Ask for Kubernetes groups in a cluster, for a time.
 
     Does not wait for the approval. kubectl uses the request by itself as soon as it is approved; the time begins with
-    the first certificate. If you have an equal open request, creates none.
+    the first certificate. If you have an equal open request, creates no second request.
 
     Examples:
         clustercert request create prod --group admins --for 1h --reason TICKET-42
@@ -162,7 +167,8 @@ def create(
         _show(client, response.body, output)
         if response.status == HTTPStatus.OK:
             print_note(
-                "You have this open request already, so none was created. Its reason and its ticket stay as they are."
+                "You have this open request already, so no second request was created. The reason and the ticket of"
+                " the open request stay as they are."
             )
         with client.check_format():
             _note_use(response.body, chosen, login.saved_name)
@@ -179,7 +185,8 @@ def list_requests(
         bool,
         typer.Option(
             "--to-decide",
-            help="List only requests that you can approve, including used ones that ended without an approval.",
+            help="List only requests that you can approve, including requests whose access was used and ended"
+            " without an approval.",
         ),
     ] = False,
     cluster: OnlyClusterOption = None,
@@ -194,7 +201,7 @@ def list_requests(
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List open access requests, newest first: yours, and those about which you can decide.
+    """List open access requests, newest first: your own requests, and the requests that you can decide.
 
     Admins of a project see all requests of their project, operators and auditors all requests.
 
@@ -227,7 +234,7 @@ def list_requests(
 @app.command()
 @expand_options
 def show(request: RequestArgument, login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
-    """Show who asks for what, who decided and who can decide, until when, and what happens next.
+    """Show a request: the user, the groups, the decisions, who can decide and until when, and what happens next.
 
     Examples:
         clustercert request show 3f031e99
@@ -264,7 +271,7 @@ def deny(
 ) -> None:
     """Deny a request, or with --extension its extension.
 
-    Access that is in use before the approval ends at once.
+    If the access is already in use before the approval, it ends at once.
 
     Examples:
         clustercert request deny 3f031e99 --reason 'not during the freeze'
@@ -296,7 +303,7 @@ def end(
     request: RequestArgument,
     login: LoginOptions,
     reason: Annotated[
-        str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the audit log.")
+        str | None, typer.Option("--reason", metavar="TEXT", help="Reason, for the audit log.")
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:

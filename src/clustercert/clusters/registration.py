@@ -166,8 +166,8 @@ def check_url(url: str) -> None:
         )
     if _RANCHER_PROXY.search(parts.path):
         raise InvalidRequest(
-            f"{url!r} is the address of Rancher's proxy, which accepts no client certificates. Use the API server's own"
-            " address: an authorized cluster endpoint of Rancher, or https://NODE:6443."
+            f"{url!r} is the address of Rancher's proxy, which accepts no client certificates. Use the API server's"
+            " own address: an authorized cluster endpoint of Rancher, or https://NODE:6443."
         )
 
 
@@ -236,8 +236,9 @@ def _check_options(options: ClusterOptions) -> None:
     _check_roles(options.credential_roles or {})
     if options.discover_api_servers and not options.admission and options.credential_roles is None:
         raise InvalidRequest(
-            "discover_api_servers: the service has no access to this cluster, so it can't read the addresses. Set it"
-            " to false and list the addresses in api_servers, or set up admission or credential_roles."
+            "discover_api_servers: the service has no access to this cluster, so the service can't read the"
+            " addresses. Set this field to false and list the addresses in api_servers, or set up admission or"
+            " credential_roles."
         )
 
 

@@ -48,8 +48,8 @@ class CredentialBody(ResponseBody):
         description=USED_AFTER_REVOCATION,
     )
     groups: list[str] = Field(
-        description="The certificate's groups without the credential group, plus system:authenticated. Of a token: the"
-        " groups whose roles in the cluster it has."
+        description="The certificate's groups without the credential group, plus system:authenticated. For a"
+        " token: the groups whose roles in the cluster the token has."
     )
     cluster_role: str | None = Field(
         description="The role bound to the credential group, if the certificate has no other group."
@@ -74,8 +74,8 @@ class CredentialBody(ResponseBody):
     )
     ends_by: str = Field(
         validation_alias=AliasPath("end", "ends_by"),
-        description="The control that ends the access first: `ca` if the cluster has fast controls but none of them"
-        " stops this certificate, and `expiry` if the cluster has none.",
+        description="The control that ends the access first: `ca` if the cluster has fast controls but none of"
+        " them stops this certificate, and `expiry` if the cluster has no fast controls.",
     )
     refuses: RefusedRequests = Field(
         validation_alias=AliasPath("end", "enforcement", "refuses"), description=REFUSES
@@ -155,8 +155,8 @@ class UnknownBody(ResponseBody):
         description="The most recent certificate's fingerprint; null if unknown.",
     )
     has_access: bool = Field(
-        description="False if the webhook denies requests with these certificates, because of a credential group or the"
-        " mode known-only."
+        description="False if the webhook denies requests with these certificates, because of a credential group"
+        " or the mode known-only."
     )
     hashes: int = Field(
         validation_alias=AliasPath("identity", "hashes"),
@@ -196,8 +196,8 @@ class AccessBody(ResponseBody):
     totals: AccessTotalsBody
     verifications: int = Field(
         validation_alias=AliasPath("totals", "verifications"),
-        description="How many certificates that verify clusters and client CAs were left out. Certificates that were"
-        " used after their revocation are never left out.",
+        description="How many certificates used to verify clusters and client CAs were left out. Certificates"
+        " that were used after their revocation are never left out.",
     )
     users: list[UserAccessBody] = Field(description="A page of users, sorted by name and id.")
     next: Annotated[str | None, BeforeValidator(_cursor)] = Field(
@@ -240,7 +240,7 @@ async def show_access(
     ] = None,
     verifications: Annotated[
         Literal["true"] | None,
-        Query(description="`true`: include the certificates that verify clusters and client CAs."),
+        Query(description="`true`: include the certificates used to verify clusters and client CAs."),
     ] = None,
 ) -> Response:
     """Show who has access to a cluster.

@@ -80,8 +80,8 @@ class AccessRequestDecision(RequestBody):
     )
     part: AccessRequestPart | None = Field(
         default=None,
-        description="What the caller decides about. If the request waits for a decision about the other part, the"
-        " answer is 409. By default, the part that waits for a decision.",
+        description="The part of the request that the caller decides. If the request waits for a decision about"
+        " the other part, the answer is 409. By default, the part that waits for a decision.",
     )
 
 
@@ -154,8 +154,8 @@ class AccessRequestBody(ResponseBody):
     id: str
     state: AccessRequestState = Field(
         description="`pending`: waits for approvals, not used. `approved`: not used yet. `active`: certificates were"
-        " issued. `denied`. `expired`: not approved or not used in time. `ended`: ended early. `finished`: its time was"
-        " over."
+        " issued. `denied`. `expired`: not approved or not used in time. `ended`: ended early. `finished`: its"
+        " time was over."
     )
     label: str = Field(description="The state in a few words, such as `active, not approved`.")
     severity: RequestSeverity = Field(
@@ -166,8 +166,8 @@ class AccessRequestBody(ResponseBody):
     )
     next: str = Field(description="What happens next, and who can make it happen. The sentence has no times.")
     next_use_at: Time | None = Field(
-        description="From when the access can be used before its approval, if the user has no use left or such access"
-        " was denied within the last 24 hours; else null."
+        description="If the user has no use before an approval left, or such access was denied within the last 24"
+        " hours: the time from which the access can be used before its approval. Else null."
     )
     usable: bool = Field(
         description="Whether a certificate can be issued in the request's state. See also `refusal`."
@@ -176,9 +176,9 @@ class AccessRequestBody(ResponseBody):
     project: ProjectBody
     user: NamedBody = Field(description="Who asks for the access; the name with the domain.")
     user_entitled: bool | None = Field(
-        description="Whether the user's present roles and groups still meet the conditions of the rule. Null if this is"
-        " unknown: for users of OIDC issuers and Keystone, whose roles the service learns only from their own requests,"
-        " and for closed requests and removed clusters."
+        description="Whether the user's present roles and groups still meet the conditions of the rule. Null if"
+        " this is unknown: for users of OIDC issuers and Keystone, whose roles the service learns only from their"
+        " own requests, and for closed requests and removed clusters."
     )
     groups: list[str]
     rule: str
@@ -187,12 +187,12 @@ class AccessRequestBody(ResponseBody):
     ticket: str | None
     before_approval: bool = Field(description="Whether the access may be used before the approval.")
     created_at: Time
-    approve_by: Time = Field(description="Until when the approvals must be complete.")
+    approve_by: Time = Field(description="The time by which all approvals must be given.")
     approved_at: Time | None = Field(
         description="When the approvals were complete; after `closed_at` if the access was approved after its end."
     )
     claim_by: Time | None = Field(
-        description="Until when the first certificate must be requested; null before the approval."
+        description="The time by which the first certificate must be requested; null before the approval."
     )
     started_at: Time | None = Field(description="When the first certificate was issued.")
     ends_at: Time | None = Field(description="The end of the access; null before the first certificate.")
@@ -203,8 +203,8 @@ class AccessRequestBody(ResponseBody):
     closed_why: str | None
     approvals_given: int = Field(description="How many of the conditions have an approver.")
     conditions: list[ApprovalConditionBody] = Field(
-        description="The conditions for the approvers: of the extension while it waits for approvals, else of the"
-        " access."
+        description="The conditions for the approvers: those of the extension while the extension waits for"
+        " approvals, else those of the access."
     )
     decisions: list[AccessDecisionBody] = Field(description="The decisions, oldest first.")
     extension: ExtensionBody | None
@@ -214,8 +214,8 @@ class AccessRequestBody(ResponseBody):
     )
     certificates: int = Field(description="The number of valid certificates of the request.")
     refusal: str | None = Field(
-        description="Why the present policy refuses new certificates of the request, although its state allows them;"
-        " null if it does not."
+        description="Why the present policy refuses new certificates of the request, although the request's state"
+        " allows new certificates; null if the policy does not refuse them."
     )
 
 
@@ -244,7 +244,7 @@ FilterDep = Annotated[
 MineDep = Annotated[query.Flag | None, Query(description="Only the caller's own requests.")]
 ToDecideDep = Annotated[
     query.Flag | None,
-    Query(description="Only requests that the caller may approve now, also ended ones."),
+    Query(description="Only requests that the caller may approve now, including ended requests."),
 ]
 
 

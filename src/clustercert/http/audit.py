@@ -120,8 +120,9 @@ class EventListBody(BaseModel):
     events: list[EventBody]
     names: Names
     verifications: list[int] = Field(
-        description="The leaf indexes of events that `clustercert kubernetes verify` caused in this page, by issuing,"
-        " altering and revoking its own certificates. Certificates that were deleted from the ledger are not known."
+        description="The leaf indexes of the events in this page that `clustercert kubernetes verify` caused by"
+        " issuing, altering and revoking its own certificates. Events about certificates that were deleted from"
+        " the ledger are not included."
     )
     next: str | None = Field(
         description="The cursor of the next page; null on the last page. A page scans at most 5000 events, so"
@@ -285,7 +286,7 @@ async def prove_consistency(
     ] = None,
     new: Annotated[Size | None, Query(alias="to", description="The size in the later checkpoint.")] = None,
 ) -> Response:
-    """Prove that between two checkpoints, entries were only appended to the log. Public."""
+    """Prove that no entry of the log was changed or removed between two checkpoints. Public."""
     if old is None or new is None:
         raise InvalidRequest("from, to: send the sizes of two checkpoints.")
     hashes = await services.audit_log.consistency(old, new)
@@ -366,7 +367,7 @@ _OF_VERIFICATIONS = frozenset({"certificate.issued", "certificate.revoked", "cre
 
 
 async def _verifications(call: Call, events: Iterable[StoredEvent]) -> list[int]:
-    """Return the leaf indexes of events about certificates that verify clusters and client CAs, as in the ledger."""
+    """Return the leaf indexes of events about certificates used to verify clusters and client CAs, as in the ledger."""
     subjects = [
         (cast("int", each.leaf_index), bytes.fromhex(each.subject))
         for each in events

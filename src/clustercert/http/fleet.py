@@ -26,7 +26,7 @@ router = APIRouter(tags=["Inventory"])
 
 
 class HoldersBody(ResponseBody):
-    """Users with live certificates. A user who is in both counts counts twice."""
+    """Users with live certificates. A user in both groups is counted twice."""
 
     people: int = Field(description="Users with a live certificate that they got after a login.")
     machines: int = Field(
@@ -52,11 +52,14 @@ class UnknownCountsBody(ResponseBody):
     """User names with groups in client certificates that this service did not issue, first seen within a day."""
 
     identities: int
-    clusters: int = Field(description="How many clusters reported them.")
+    clusters: int = Field(description="How many clusters reported such user names.")
 
 
 class EnforcementBody(BaseModel):
-    """How many clusters enforce revocations how well. Each cluster counts once, in the first state that applies."""
+    """How well clusters enforce revocations: the number of clusters in each state.
+
+    Each cluster counts once, in the first state that applies.
+    """
 
     none: int = Field(
         default=0,
@@ -85,10 +88,10 @@ class RotationCountsBody(ResponseBody):
     """Running rotations of client CAs."""
 
     running: int
-    failing: int = Field(description="How many of them have a problem.")
+    failing: int = Field(description="How many of the rotations have a problem.")
     ready: int = Field(
-        description="How many of them wait for somebody to complete them, and can be completed without taking access"
-        " from anybody."
+        description="How many of the rotations wait for an operator to complete them, and can be completed without"
+        " taking access from anybody."
     )
 
 
@@ -115,8 +118,7 @@ class OverviewBody(BaseModel):
     access_requests: OpenRequestsBody
     unknown: UnknownCountsBody
     revoked_uses: int = Field(
-        description="How many certificates an API server accepted after their revocation within the last day; at most"
-        " 1000."
+        description="How many revoked certificates an API server accepted within the last day; at most 1000."
     )
     revoked_accepted: int = Field(
         description="How many revoked certificates have not expired, in the clusters that `enforcement` counts as"
@@ -152,7 +154,8 @@ class FleetClusterBody(ResponseBody):
     labels: SortedStrings
     created_at: Time
     verified_at: Time | None = Field(
-        description="When `clustercert kubernetes verify` last found no fault; null if it never did."
+        description="The time of the last run of `clustercert kubernetes verify` without a fault; null without"
+        " such a run."
     )
     enforcement: EnforcementState = Field(description="See the counts in `GET /clustercert/v1/overview`.")
     webhook_called_at: Time | None = Field(

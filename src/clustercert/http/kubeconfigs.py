@@ -71,9 +71,9 @@ async def show_kubeconfig(
 ) -> Response:
     """Return a kubeconfig that gets certificates from the exec plugin. It contains no secret.
 
-    The command line must be installed on the machine that uses the kubeconfig, and the caller logged in there. In YAML
-    if the header Accept prefers it, else in JSON. For the clusters of all projects in which the caller has a role,
-    whatever the token's scope.
+    The command line must be installed on the machine that uses the kubeconfig, and the caller must be logged in there.
+    The format is YAML if the header Accept prefers YAML, else JSON. Finds the clusters of all projects in which the
+    caller has a role, whatever the token's scope.
     """
     services = call.services
     caller = await services.identity.with_all_roles(call.caller)

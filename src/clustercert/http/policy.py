@@ -207,13 +207,11 @@ class OfferBody(ResponseBody):
         description="Whether the access may be used before the approval (break-glass)."
     )
     uses_before_approval: int = Field(
-        description="How often a user may use such access to a cluster before an approval within 24 hours."
+        description="How often within 24 hours a user may use such access to a cluster before an approval."
     )
-    approve_within: Seconds = Field(
-        description="How long after the request all approvals must have been given."
-    )
+    approve_within: Seconds = Field(description="Time limit for all approvals, counted from the request.")
     claim_within: Seconds = Field(
-        description="How long after the approval the first certificate must be issued."
+        description="Time limit for the first certificate, counted from the approval."
     )
 
 
@@ -391,8 +389,9 @@ class EntitledUserListBody(PageBody):
 
     users: list[EntitledUserBody]
     left_out: list[str] = Field(
-        description="The ids of users of OIDC issuers and Keystone who got a certificate, but for whom the search found"
-        " no recorded request. Their groups and roles are not known, so they may be entitled too."
+        description="The ids of users of OIDC issuers and Keystone who got a certificate, but for whom the search"
+        " found no recorded request. The groups and roles of these users are not known, so these users may be"
+        " entitled too."
     )
 
 

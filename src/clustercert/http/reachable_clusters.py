@@ -65,13 +65,15 @@ class ReachableClusterBody(ResponseBody):
     client_ca_key_id: Annotated[Hex | None, BeforeValidator(_key_identifier)] = Field(
         validation_alias=AliasPath("client_ca", "certificate"),
         description="The authority key identifier of the certificates that the cluster's client CA signs now,"
-        " lower-case hex. A certificate with another one comes from a CA that is being replaced. Null if users get"
+        " lower-case hex. A certificate with another identifier comes from a CA that is being replaced. Null if users"
+        " get"
         " tokens.",
     )
     created_at: Time
     updated_at: Time
     verified_at: Time | None = Field(
-        description="When `clustercert kubernetes verify` last found no fault; null if it never did."
+        description="The time of the last run of `clustercert kubernetes verify` without a fault; null without"
+        " such a run."
     )
 
 

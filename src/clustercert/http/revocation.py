@@ -79,8 +79,9 @@ class RevokeWithKeyRequest(RevokeRequest):
     """The body of revoke-with-key."""
 
     signature: str = Field(
-        description="Base64 signature by the certificate's key (ECDSA or RSA PKCS#1 v1.5 with SHA-256, or Ed25519) over"
-        " `clustercert revoke v1`, the service's name and the fingerprint, each followed by a line feed.",
+        description="Base64 signature by the certificate's key (ECDSA or RSA PKCS#1 v1.5 with SHA-256, or"
+        " Ed25519) over `clustercert revoke v1`, the service's name and the fingerprint, each followed by a line"
+        " feed.",
         json_schema_extra={"minLength": 1, "maxLength": MAX_SIGNATURE},
     )
 
@@ -129,17 +130,21 @@ class ListedRevocationBody(RevocationBody):
         description="The name of the user's domain or issuer. Null if `user_name` is null."
     )
     cluster_name: str | None = Field(description="Null for all clusters, and for a removed cluster.")
-    project_name: str | None = Field(description="The project of the cluster. Null like `cluster_name`.")
-    project_domain: str | None = Field(description="The domain of the project. Null like `cluster_name`.")
+    project_name: str | None = Field(
+        description="The project of the cluster. Null if `cluster_name` is null."
+    )
+    project_domain: str | None = Field(
+        description="The domain of the project. Null if `cluster_name` is null."
+    )
 
 
 class RevokedBody(RevocationBody):
     """A new revocation, and how the cluster enforces the revocation."""
 
     enforced_by: list[str] | None = Field(
-        description="The fast controls that are set up in the cluster; for a single certificate, only the controls that"
-        " can stop this certificate. If the list is empty, the API server accepts revoked certificates until they"
-        " expire. Null if the revocation is for all clusters, or if the cluster was removed."
+        description="The fast controls that are set up in the cluster; for a single certificate, only the controls"
+        " that can stop this certificate. If the list is empty, the API server accepts revoked certificates until"
+        " they expire. Null if the revocation is for all clusters, or if the cluster was removed."
     )
     refuses: RefusedRequests | None = Field(description=f"{REFUSES} Null like `enforced_by`.")
     within_seconds: int | None = Field(description=WITHIN_SECONDS)
@@ -147,7 +152,7 @@ class RevokedBody(RevocationBody):
         description="Missing parts of the controls' set-up; null if no part is known to be missing."
     )
     does_not_stop: str | None = Field(
-        description="What the fastest control does not stop. Null without a control, and like `enforced_by`."
+        description="What the fastest control does not stop. Null without a control, and if `enforced_by` is null."
     )
 
 
@@ -350,7 +355,8 @@ async def list_revocations(call: CallDep, page: PageDep, since: Since = None) ->
 async def revoke_user(call: CallDep, user_id: str, dry_run: DryRun = None) -> Response:
     """Revoke all certificates of a user in every project.
 
-    Users can revoke their own certificates, operators those of every user. The user may already be deleted.
+    Users can revoke their own certificates; operators can revoke the certificates of every user. The user may already
+    be deleted.
     Certificates issued later stay valid.
     """
     reason, service = _reason(call), call.services.revocation

@@ -15,14 +15,15 @@ class SessionBody(ResponseBody):
 
     id: str
     method: str = Field(
-        description="How the user logged in: `token` for a user of the built-in identity service, `oidc` or `keystone`."
+        description="How the user logged in: `token` for a user of the built-in identity service, `oidc` or"
+        " `keystone`."
     )
     address: str = Field(description="The source IP address of the login.")
     created_at: Time = Field(description="The time of the login.")
     seen_at: Time = Field(description="The time of the last request, up to a minute too early.")
-    idle_at: Time = Field(description="When the session ends if it is not used until then.")
-    expires_at: Time = Field(description="When the session ends even if it is used.")
-    current: bool = Field(description="Whether this request is sent in the session.")
+    idle_at: Time = Field(description="When the session ends, unless it is used before that time.")
+    expires_at: Time = Field(description="The latest end of the session, even if it is used.")
+    current: bool = Field(description="Whether the present request belongs to this session.")
 
 
 class SessionsBody(BaseModel):

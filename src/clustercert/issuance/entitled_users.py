@@ -37,8 +37,8 @@ class EntitledUserPage:
     """A page of users, sorted by id. The page may be empty even if there is a next page.
 
     Attributes:
-        left_out: the ids of users who got a certificate, but of whom no recorded request was found. Their groups and
-            roles are not known, so they may be entitled too.
+        left_out: the ids of users who got a certificate, but of whom no recorded request was found. The groups and
+        roles of these users are not known, so these users may be entitled too.
         following: the id after which the next page begins; None on the last page.
     """
 

@@ -154,13 +154,14 @@ def require_ours(found: JsonObject, document: JsonObject) -> None:
     if not MANAGED_BY.items() <= labels.items():
         raise ForeignObject(
             f"The cluster has the {reference} already, and it is not from clustercert: the label "
-            f"{_shown(MANAGED_BY)} is missing. Delete it, or register another cluster."
+            f"{_shown(MANAGED_BY)} is missing. Delete this object, or register another cluster."
         )
     wanted, present = (labels_of(each).get(INSTALLATION_LABEL) for each in (document, found))
     if wanted is not None and wanted != present:
         raise ForeignObject(
             f"The {reference} belongs to another installation of clustercert ({present or 'unknown'}; this one is "
-            f"{wanted}). A cluster can be used by one installation. Remove the cluster there first, with `clustercert "
+            f"{wanted}). Only one installation can use a cluster. Remove the cluster from the other installation"
+            " first, with `clustercert "
             "kubernetes remove`."
         )
 
@@ -189,7 +190,7 @@ async def apply_object(api: KubeApi, document: JsonObject) -> Literal["created",
                 raise ClusterRefused(action, refused) from refused
         else:
             return "updated"
-    raise RemoteFailed(f"{reference} is changed by somebody else again and again. Run the command later.")
+    raise RemoteFailed(f"Another program changes {reference} again and again. Run the command later.")
 
 
 def _merged(found: JsonObject, document: JsonObject) -> JsonObject:

@@ -357,9 +357,13 @@ class AccessRequest:
         if self.extension is not None and self.extension_state != "denied" and self.extension == duration:
             return self
         if self.extension is not None:
-            raise Conflict("A request can be extended once. Create a new request when this one has ended.")
+            raise Conflict(
+                "A request can be extended only once. Create a new request when this one has ended."
+            )
         if not self.can_be_extended(now):
-            raise Conflict(f"Only a request that is approved and in use can be extended: it is {self.label}.")
+            raise Conflict(
+                f"Only a request that is approved and in use can be extended. This request is {self.label}."
+            )
         asked = replace(self, extension=duration, extension_reason=reason, extension_state="pending")
         return asked if self.conditions else _with_approval(asked, "extension", now)
 

@@ -63,7 +63,8 @@ class CaRotation:
         since: when the state began.
         auto_complete: whether to ask for completion as soon as no certificate of the old CA is valid.
         deny_old: whether the webhook denies certificates of the old CA once completion was asked for.
-        reverses: whether this rotation goes back to the former CA, because somebody aborted it after `issuing` began.
+        reverses: whether this rotation goes back to the previous CA, because somebody aborted it after `issuing`
+        began.
         completion_asked_at: when somebody asked for completion, so that the old CA left the bundle; None before that.
         forced: whether completion was asked for while certificates of the old CA were valid.
         addresses: the API servers that have to be proved, as last read.
@@ -187,19 +188,19 @@ class CaRotation:
         if (self.state, state) not in _STEPS:
             raise Conflict(f"The rotation is {self.state}, and can't become {state}.")
         if state in ("distributed", "issuing") and (not self.addresses or self.unproved(now)):
-            raise Conflict("The new client CA is not proved at every API server.")
+            raise Conflict("Not every API server is proved to accept the new client CA.")
         if state == "complete" and not self.is_completing:
             raise Conflict("Nobody has asked for completion.")
         if state == "complete" and needs_proof and (not self.addresses or self.trusting()):
-            raise Conflict("The old client CA is not proved to be refused at every API server.")
+            raise Conflict("Not every API server is proved to refuse the old client CA.")
         return replace(self, state=state, since=now, problem=None, problem_at=None)
 
     def completing(self, now: datetime, *, forced: bool, deny_old: bool | None) -> "CaRotation":
         """Return the rotation after somebody asked for completion. Raises Conflict before `draining`."""
         if self.state != "draining":
             raise Conflict(
-                f"The rotation is {self.state}. Completing is possible once it is draining, when no certificate of the"
-                " old CA can be issued any more."
+                f"The rotation is {self.state}. You can complete the rotation once it is draining: then no certificate"
+                " of the old CA can be issued any more."
             )
         return replace(
             self,

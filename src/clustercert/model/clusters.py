@@ -161,7 +161,7 @@ class ClusterOptions:
         int,
         Property(
             "How long the API server caches the webhook's denials. A use of a revoked certificate is reported if it"
-            " is later than the revocation by more than this time.",
+            " happens more than this time after the revocation.",
             minimum=1,
             maximum=MAX_TTL_SECONDS,
         ),

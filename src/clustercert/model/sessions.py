@@ -39,7 +39,7 @@ class Session:
 
     @property
     def idle_at(self) -> datetime:
-        """When the session ends if it is not used until then."""
+        """When the session ends, unless it is used before that time."""
         return min(self.seen_at + IDLE_LIFETIME, self.expires_at)
 
     @property

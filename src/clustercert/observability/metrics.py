@@ -180,17 +180,18 @@ ENFORCEMENT_LEFT_OUT = Gauge(
 )
 SIGNER_ACCESS_NOT_AFTER = Gauge(
     "clustercert_signer_access_not_after_timestamp_seconds",
-    "When the first of the tokens expires with which signers log in to clusters; 0 without such tokens",
+    "The earliest expiry of the tokens with which signers log in to clusters; 0 without such tokens",
     multiprocess_mode="livemostrecent",
 )
 SIGNER_ACCESS_OVERDUE = Gauge(
     "clustercert_signer_access_overdue",
-    "Clusters whose signer could not log in at its last attempt, or has not renewed its token after half of its life",
+    "Clusters whose signer could not log in at its last attempt, or has not renewed its token after half of the"
+    " token's lifetime",
     multiprocess_mode="livemostrecent",
 )
 TOKEN_CLUSTERS_STOPPED = Gauge(
     "clustercert_token_clusters_stopped",
-    "Clusters that get no tokens because a look at the cluster found a problem; `cluster_tokens.stopped` names it",
+    "Clusters that get no tokens because a check of the cluster found a problem; `cluster_tokens.stopped` names it",
     multiprocess_mode="livemostrecent",
 )
 TOKEN_OBJECTS_FOREIGN = Gauge(
@@ -255,12 +256,14 @@ ACCESS_BEFORE_APPROVAL = Counter(
 )
 EARLY_USES = Gauge(
     "clustercert_access_unapproved_uses",
-    "The most uses of access before its approval by one user within 24 hours, in all clusters, that nobody approved",
+    "The largest number of uses of access before its approval by one user within 24 hours, in all clusters, without"
+    " an approval",
     multiprocess_mode="mostrecent",
 )
 NOTIFICATIONS = Counter(
     "clustercert_access_request_notifications",
-    "Messages about access requests to the receiver in [requests]: sent, failed (an attempt) or given_up (after a day)",
+    "Messages about access requests to the receiver in [requests]: sent, failed (an attempt) or given_up (after a"
+    " day)",
     ["outcome"],
 )
 for _sent in ("sent", "failed", "given_up"):

@@ -131,12 +131,14 @@ def check_leaf(chain: tuple[bytes, ...], request: SigningRequest) -> CheckedLeaf
             serial, not_before, not_after = _check_kubernetes_leaf(der, issuer, request)
     except InvalidSignature as error:
         raise SignerError(
-            "The signer's certificate does not verify against the cluster's client CA."
+            "The certificate from the signer does not verify against the cluster's client CA."
         ) from error
     if request.serial not in (None, serial):
-        raise SignerError("The signer's certificate has a different serial number from the one requested.")
+        raise SignerError("The certificate from the signer does not have the requested serial number.")
     if not 0 < serial < 1 << MAX_SERIAL_BITS:
-        raise SignerError("The serial of the signer's certificate is not positive or exceeds 20 octets.")
+        raise SignerError(
+            "The serial of the certificate from the signer is not positive or exceeds 20 octets."
+        )
     if not_after > issuer.not_after:
         raise SignerError("The certificate would outlive its CA.")
     return CheckedLeaf(der, serial, not_before, not_after)
@@ -173,7 +175,9 @@ def _parse(der: bytes, issuer: CaSubject, request: SigningRequest) -> tuple[int,
     serial, signature, order = parse_reencoded_leaf(der, request, expected_subject.public_bytes())
     tbs = requested_tbs(request, issuer, max(serial, 0), order)
     if der != encode_signed(tbs, issuer.algorithm_der, signature):
-        raise SignerError("The signer's certificate has a different encoding or more content than requested.")
+        raise SignerError(
+            "The certificate from the signer has a different encoding or more content than requested."
+        )
     return serial, signature, tbs
 
 
@@ -397,7 +401,9 @@ def parse_reencoded_leaf(
         raise
     # The library raises undocumented exceptions, such as KeyError for an unknown TLS feature.
     except Exception as error:
-        raise SignerError("The signer's certificate can't be parsed, or names another issuer.") from error
+        raise SignerError(
+            "The certificate from the signer can't be parsed, or names another issuer."
+        ) from error
     return serial, signature, order
 
 
@@ -429,7 +435,7 @@ def _check_fields(leaf: x509.Certificate, request: SigningRequest, subject_der: 
     if differing := [name for name, is_equal in equal.items() if not is_equal]:
         oids = sorted(oid.dotted_string for oid, _ in found.keys() ^ expected.keys())
         raise SignerError(
-            f"The signer's certificate differs from the request in: {', '.join([*differing, *oids])}."
+            f"The certificate from the signer differs from the request in: {', '.join([*differing, *oids])}."
         )
     leaf.verify_directly_issued_by(ca)
 
@@ -462,7 +468,7 @@ def _check_kubernetes_leaf(
     """
     expected = len(subject(request.grant, request.credential_number).public_bytes())
     if len(der) > expected + len(issuer.name_der) + len(request.spki) + _MOST_OTHER_BYTES:
-        raise SignerError(f"The cluster's certificate has {len(der)} bytes, far more than requested.")
+        raise SignerError(f"The certificate from the cluster has {len(der)} bytes, far more than requested.")
     try:
         leaf = x509.load_der_x509_certificate(der)
         _check_kubernetes_fields(leaf, request)
@@ -474,7 +480,7 @@ def _check_kubernetes_leaf(
         raise
     # The library raises undocumented exceptions, such as KeyError for an unknown TLS feature.
     except Exception as error:
-        raise SignerError("The cluster's certificate can't be parsed.") from error
+        raise SignerError("The certificate from the cluster can't be parsed.") from error
     # Everything that was compared is encoded again, so that the certificate can't have any other content.
     extensions, _ = _extensions(key_kind(type(request.public_key)) == "rsa", issuer.key_identifier, order)
     tbs = _element(
@@ -495,7 +501,7 @@ def _check_kubernetes_leaf(
     issuer.key.verify(signature, leaf.tbs_certificate_bytes, *issuer.scheme)
     if der != encode_signed(tbs, issuer.algorithm_der, signature):
         raise SignerError(
-            "The cluster's certificate has a different encoding or more content than requested."
+            "The certificate from the cluster has a different encoding or more content than requested."
         )
     return serial, *validity
 
@@ -515,19 +521,22 @@ def _check_kubernetes_fields(leaf: x509.Certificate, request: SigningRequest) ->
         "extensions": found == expected,
     }
     if differing := [name for name, is_equal in equal.items() if not is_equal]:
-        raise SignerError(f"The cluster's certificate differs from the request in: {', '.join(differing)}.")
+        raise SignerError(
+            f"The certificate from the cluster differs from the request in: {', '.join(differing)}."
+        )
     if abs(start - grant.not_before) > START_TOLERANCE:
         raise SignerError(
-            f"The cluster's certificate begins at {start:%H:%M:%S} UTC instead of about"
+            f"The certificate from the cluster begins at {start:%H:%M:%S} UTC instead of about"
             f" {grant.not_before:%H:%M:%S} UTC. Set the clocks of the cluster and of this service."
         )
     if end > grant.not_after:
         raise SignerError(
-            "The cluster's certificate is valid for longer than requested: the cluster's clock is ahead, or signing"
+            "The certificate from the cluster is valid for longer than requested: the cluster's clock is ahead, or"
+            " signing"
             " took too long. Set the clocks of the cluster and of this service."
         )
     if end <= start:
-        raise SignerError("The cluster's certificate ends before it begins.")
+        raise SignerError("The certificate from the cluster ends before it begins.")
 
 
 def leaf_profile(leaf: x509.Certificate) -> LeafProfile:

@@ -110,8 +110,8 @@ def require_early_use(request: AccessRequest, refusal: EarlyUseRefusal | None) -
     """Raise Conflict if a request can't be used before its approval."""
     if refusal is not None:
         raise Conflict(
-            f"The access request {request.id} can't be used before its approval. {refusal.message} It waits for"
-            " approvals."
+            f"The access request {request.id} can't be used before its approval. {refusal.message} The request waits"
+            " for approvals."
         )
 
 

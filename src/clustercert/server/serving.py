@@ -512,7 +512,8 @@ def _metrics_folder() -> Iterator[Path]:
         created = tempfile.TemporaryDirectory(prefix="clustercert-")
     except OSError as error:
         raise ClustercertError(
-            "Several workers need a folder for temporary files, and none is writable. Make /tmp writable, such as with"
+            "Several workers need a folder for temporary files, but no such folder is writable. Make /tmp writable,"
+            " such as with"
             " a tmpfs, or set server.workers to 1."
         ) from error
     with created as folder:

@@ -558,8 +558,8 @@ access_decision = table(
     Column("reason", Text, nullable=True),
 )
 
-# Common names that are not user ids, and the users who own them. Rows are never changed or deleted, so that a name
-# never gets a different owner.
+# Common names that are not user ids, and the users who own these names. Rows are never changed or deleted, so that a
+# name never gets a different owner.
 username = table(
     "username",
     Column("name", Text, primary_key=True),
@@ -567,8 +567,8 @@ username = table(
 )
 
 
-# `body` is canonical JSON, and `commitment` is the SHA-256 of salt and body. Leaf indexes are in `audit_place`, so that
-# rows of this table are never updated.
+# `body` is canonical JSON, and `commitment` is the SHA-256 of salt and body. The table
+# `audit_place` has the leaf indexes, so rows of this table are never updated.
 audit_event = table(
     "audit_event",
     Column("id", RowId, primary_key=True, autoincrement=True),

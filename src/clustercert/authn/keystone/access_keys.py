@@ -69,7 +69,9 @@ class KeystoneAccessKeys:
 
         async def ask() -> Found[None]:
             await self.directory.client.credential(_digest(access_key_id).hex())
-            raise Unauthenticated("the answer is ignored: the request only hides whether the key is known")
+            raise Unauthenticated(
+                "the answer is ignored: the request was sent to hide whether the key is known"
+            )
 
         try:
             await self.negative_cache.get(_digest(access_key_id), ask)

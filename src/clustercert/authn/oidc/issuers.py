@@ -155,8 +155,8 @@ def _project(text: str) -> str:
     domain, _, name = text.partition("/")
     if not is_id(text) and not (domain and name and text.isprintable()):
         raise ValueError(
-            f"{text!r} is not DOMAIN/NAME or an id; write a project such as Default/eu-de, or its id from `clustercert "
-            "project list`"
+            f"{text!r} is not DOMAIN/NAME or an id; write a project such as Default/eu-de, or its id from"
+            " `clustercert project list`"
         )
     return unicodedata.normalize("NFC", text)
 
@@ -384,7 +384,7 @@ class OidcIssuer(Section):
         for number, grant in enumerate(self.roles):
             if self.domain is None and not (grant.projects or frozenset()) <= self.projects:
                 raise RuleFault(
-                    "some are not among the issuer's projects; add them to the issuer's setting projects, written"
+                    "some are not among the issuer's projects; add these to the issuer's setting projects, written"
                     " in the same way",
                     "roles",
                     number,

@@ -150,7 +150,7 @@ class IssuerLogins:
         if not is_sent_by(self.issuer.url, answer, sends_issuer=endpoints.sends_issuer):
             sender = shown(answer.get("iss")) or "nothing"
             raise LoginRefused(
-                f"The answer is not from {name}, so it was not used. Log in again.",
+                f"The answer is not from {name}, so the answer was not used. Log in again.",
                 f"iss: the answer has {sender}; expected: {self.issuer.url}",
             )
         if (error := answer.get("error")) is not None:

@@ -15,7 +15,7 @@ RevokeOption = Annotated[
     bool | None,
     typer.Option(
         "--revoke/--keep",
-        help="Revoke or keep the valid certificates of those who lose the role. Without this option, the command asks,"
+        help="Revoke or keep the valid certificates of users who lose the role. Without this option, the command asks,"
         " or keeps the certificates if there is no terminal.",
         show_default=False,
     ),
@@ -33,7 +33,7 @@ def remove_role(
 ) -> None:
     """Delete a group, a membership or a role assignment.
 
-    Prints what happens to the certificates of those who lose the role. Raises ClientError.
+    Prints what happens to the certificates of users who lose the role. Raises ClientError.
 
     Args:
         where: the projects in which the role is lost.
@@ -50,8 +50,8 @@ def remove_role(
     number = found.get("certificates", 0)
     if revoke and number:
         print_note(
-            f"Revoked {number} certificate{_s(number)}. Clusters that enforce revocations refuse {_them(number)} within"
-            " seconds."
+            f"Revoked {number} certificate{_s(number)}. Clusters that enforce revocations refuse {_them(number)}"
+            " within seconds."
         )
     elif revoke:
         print_note("There were no valid certificates to revoke.")

@@ -89,7 +89,7 @@ def unassign(
     assignment: AssignmentOptions,
     revoke: RevokeOption = None,
 ) -> None:
-    """Remove a role from a user or group. Asks whether to revoke the certificates of those who lose the role.
+    """Remove a role from a user or group. Asks whether to revoke the certificates of users who lose the role.
 
     Examples:
         clustercert role unassign member --user alice --project eu-de --revoke

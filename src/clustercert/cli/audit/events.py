@@ -105,7 +105,7 @@ def tail(
     verifications: Annotated[
         bool,
         typer.Option(
-            "--verifications", help="Also list the events that verifying clusters and client CAs causes."
+            "--verifications", help="Also list events from the verification of clusters and client CAs."
         ),
     ] = False,
     project: OnlyProjectOption = None,
@@ -149,7 +149,7 @@ def tail(
         _print_new_events(reader, printer, cursor, follow=follow)
     if reader.hidden:
         print_note(
-            f"Left out {reader.hidden} events of certificates that verify clusters and client CAs. To list them, "
+            f"Left out {reader.hidden} events of certificates used to verify clusters and client CAs. To list them, "
             "add --verifications."
         )
 

@@ -135,8 +135,8 @@ def find_certificate(client: "AdministrationClient", name: str) -> "tuple[JsonOb
             cluster = {"project_id": project.id, "id": found["cluster_id"]}
             return found, cluster_path(cluster, "certificates", str(found["fingerprint"]), "revoke")
     raise UnknownName(
-        f"There is no such certificate: {name}. `clustercert certificate list` lists your certificates, with --all all "
-        "certificates that you may see."
+        f"There is no such certificate: {name}. `clustercert certificate list` lists your certificates, with --all"
+        " all certificates that you may see."
     )
 
 
@@ -230,7 +230,7 @@ class ScopeOptions:
         str | None,
         typer.Option(
             metavar="CLUSTER",
-            help="Revoke certificates only for this cluster; without --user, those of all users.",
+            help="Revoke only certificates for this cluster; without --user, of all users.",
         ),
     ] = None
     project: InProjectOption = None
@@ -624,9 +624,9 @@ def list_certificates(
     """List your certificates, newest first.
 
     With --cluster, --project, --user or --all, lists all certificates that you may see. Operators, auditors and admins
-    of a project see the certificates of all users, also those that `kubernetes verify` got and revoked
-    (`clustercert:verify`), which `certificate access` leaves out. While the client CA of one of the clusters is
-    replaced, the column `client_ca_state` shows which certificates end with the old CA (`retiring`). The column
+    of a project see the certificates of all users, including the certificates that `kubernetes verify` got and revoked
+    (user `clustercert:verify`). `certificate access` leaves these out. While the client CA of one of the clusters is
+    being replaced, the column `client_ca_state` shows which certificates end with the old CA (`retiring`). The column
     `access_request_id` appears if a certificate has groups of an access request, and the column `kind` if a credential
     is a token.
 

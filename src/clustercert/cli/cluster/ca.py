@@ -76,7 +76,7 @@ def show(
         bool,
         typer.Option(
             "--access-policy",
-            help="Print only the policy that the service's account needs where the key is.",
+            help="Print only the policy that the service's account needs in the system that keeps the key.",
         ),
     ] = False,
     output: OutputOption = Output.TABLE,
@@ -146,8 +146,8 @@ def rotate(
 ) -> None:
     """Replace the client CA without interrupting anybody. Only for operators.
 
-    Creates a new CA. It signs once every API server is proved to accept it; until then, the old CA signs. With
-    --dry-run, shows who holds certificates of the old CA, and creates nothing.
+    Creates a new CA, which signs once every API server is proved to accept the new CA. Until then, the old CA signs.
+    With --dry-run, shows who holds certificates of the old CA, and creates nothing.
 
     Examples:
         clustercert cluster ca rotate prod --dry-run
@@ -170,7 +170,7 @@ def rotate(
 def status(
     client: "AdministrationClient", selection: ClusterSelection, output: OutputOption = Output.TABLE
 ) -> None:
-    """Show how far rotations are, and what to do next. Without arguments, shows all that are running.
+    """Show the progress of rotations, and what to do next. Without arguments, shows all running rotations.
 
     For one cluster, also shows each API server, and the holders of certificates of the old CA. With --all or --label,
     also shows rotations that have ended.
@@ -219,7 +219,8 @@ def complete(
         bool,
         typer.Option(
             "--force",
-            help="Complete although certificates of the old CA are valid. Asks for their number.",
+            help="Complete the rotation even if certificates of the old CA are valid. Asks for the number of"
+            " these certificates.",
         ),
     ] = False,
     holders: Annotated[
@@ -279,7 +280,7 @@ def abort(
     """Abort a rotation. Only for operators.
 
     While the old CA signs (`planned`, `distributed`), the rotation ends, and the key of the new CA is deleted. Later,
-    the rotation goes back to the old CA, in the same steps. A rotation on the way back continues.
+    the rotation goes back to the old CA, in the same steps. If the rotation goes back already, it continues.
 
     Examples:
         clustercert cluster ca abort prod
@@ -301,11 +302,11 @@ def abort(
 def prove(
     client: "AdministrationClient", selection: ClusterSelection, output: OutputOption = Output.TABLE
 ) -> None:
-    """Prove from this machine which CAs the API servers accept, and report it. Only for operators.
+    """Prove from this machine which CAs the API servers accept, and report the results. Only for operators.
 
-    For API servers to which the service has no route. Gets temporary certificates, connects with them to each API
-    server, and exits with status 1 if one treats them in another way than the rotation needs. A proof counts for 10
-    minutes.
+    For API servers to which the service has no route. Gets temporary certificates, and connects with these
+    certificates to each API server. Exits with status 1 if an API server does not treat a certificate as the rotation
+    requires. A proof counts for 10 minutes.
 
     Examples:
         clustercert cluster ca prove prod
@@ -399,7 +400,7 @@ def _running(client: "AdministrationClient", selection: ClusterSelection) -> "li
         return chosen
     running = {each["id"] for each in client.list_all(_ALL, "rotations", state="running")}
     if not (found := [each for each in chosen if each["id"] in running]):
-        raise UnknownName("None of these clusters has a rotation that is running.")
+        raise UnknownName("None of these clusters has a running rotation.")
     return found
 
 

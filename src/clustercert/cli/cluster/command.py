@@ -163,8 +163,8 @@ class DetailOptions:
         list[str] | None,
         typer.Option(
             metavar="URL",
-            help="Address of one API server, at which a new client CA is proved. Name each one. Repeatable. Only for "
-            "operators.",
+            help="Address of one API server, at which a new client CA is proved. Repeatable: name every API"
+            " server. Only for operators.",
         ),
     ] = None
     discover_api_servers: Annotated[
@@ -259,8 +259,8 @@ class EnforcementOptions:
         list[str] | None,
         typer.Option(
             metavar="FINGERPRINT",
-            help="Certificate that has an exempt name and whose use raises no alert, such as a component's certificate."
-            " Repeatable.",
+            help="Certificate that has an exempt name and whose use raises no alert, such as a component's"
+            " certificate. Repeatable.",
         ),
     ] = None
     pin_components: Annotated[
@@ -281,8 +281,8 @@ class EnforcementOptions:
         list[str] | None,
         typer.Option(
             metavar="RULE=CLUSTERROLE",
-            help="Give each certificate from this policy rule its own group instead of the rule's groups. The group is "
-            "bound to the ClusterRole until the certificate is revoked. Repeatable.",
+            help="Give each certificate from this policy rule its own group instead of the rule's groups. The"
+            " group is bound to the ClusterRole until the certificate is revoked. Repeatable.",
         ),
     ] = None
     admission: Annotated[
@@ -467,8 +467,8 @@ def add(
 
     Then configure the API server to trust the CA: see `clustercert kubernetes setup`. With --credential token, the
     cluster needs no client CA and no setup: the command writes the objects that the service needs into the cluster,
-    with the administrator's credential in the kubeconfig, which is neither sent to the service nor stored. Name a role
-    for each group: --group-role dev=clusterrole/edit@shop --group-role audit=clusterrole/view.
+    with the administrator's credential in the kubeconfig. This credential is neither sent to the service nor stored.
+    Name a role for each group: --group-role dev=clusterrole/edit@shop --group-role audit=clusterrole/view.
 
     Examples:
         clustercert cluster add prod --project eu-de --from-kubeconfig admin.conf
@@ -523,9 +523,9 @@ def add(
         return
     print_note(
         f"Next: run `clustercert kubernetes setup {added['id']} --out DIR`, and follow DIR/README.md. Unless kubeadm "
-        "made the cluster, add --distribution. As a minimum, write a new file with the API server's present client CAs "
-        "and DIR/client-ca.pem, name that file in --client-ca-file, and apply DIR/rbac.yaml. Don't append to kubeadm's "
-        "ca.crt: pods and nodes also use it as the CA of the API server."
+        "made the cluster, add --distribution. As a minimum, write a new file with the API server's present client"
+        " CAs and DIR/client-ca.pem, name that file in --client-ca-file, and apply DIR/rbac.yaml. Don't append to"
+        " kubeadm's ca.crt: pods and nodes also use it as the CA of the API server."
     )
     enforcement.print_next_step(added["id"])
 
@@ -680,14 +680,14 @@ def remove(
     removed, live = client.get(path), preview_of_all(client, path)["live"]
     if removed["credential"] == "token":
         confirm(
-            f"Permanently remove the cluster {shown} ({found['id']}), which has {live} live credentials? Those that are"
-            " in the cluster work until they expire. `clustercert kubernetes remove` ends them.",
+            f"Permanently remove the cluster {shown} ({found['id']}), which has {live} live credentials? Those"
+            " that are in the cluster work until they expire. `clustercert kubernetes remove` ends them.",
             yes=yes,
         )
         client.delete(path)
         print_note(
             f"Removed the cluster {shown}. Unless `clustercert kubernetes remove` was run before, delete the "
-            f"namespaces {USERS_NAMESPACE} and {ACCESS_NAMESPACE} with kubectl, which ends all credentials."
+            f"namespaces {USERS_NAMESPACE} and {ACCESS_NAMESPACE} with kubectl, to end all credentials."
         )
         return
     question = (
@@ -698,8 +698,8 @@ def remove(
     client.delete(path)
     print_note(
         f"Removed the cluster {shown}. Remove the client CA from its API server's --client-ca-file. Until "
-        "then, the API server accepts issued certificates, even revoked ones unless the failurePolicy of its webhook "
-        "is Deny."
+        "then, the API server accepts issued certificates. It also accepts revoked certificates, unless the"
+        " failurePolicy of its webhook is Deny."
     )
     if removed["credential_roles"]:
         print_note(

@@ -49,23 +49,25 @@ class GroupRoleOptions:
         list[str] | None,
         typer.Option(
             metavar="GROUP=ROLE",
-            help="Role that a group of the policy gets in a cluster whose credentials are tokens: clusterrole/NAME for "
-            "the whole cluster, clusterrole/NAME@NAMESPACE or role/NAME@NAMESPACE. Repeatable. Only for operators.",
+            help="Role that a group of the policy gets in a cluster whose credentials are tokens:"
+            " clusterrole/NAME for the whole cluster, clusterrole/NAME@NAMESPACE or role/NAME@NAMESPACE."
+            " Repeatable. Only for operators.",
         ),
     ] = None
     allow_cluster_admin: Annotated[
         bool | None,
         typer.Option(
             "--allow-cluster-admin/--no-allow-cluster-admin",
-            help="Let --group-role name clusterrole/cluster-admin, whose holder can leave other ways into the cluster.",
+            help="Allow clusterrole/cluster-admin in --group-role. Holders of this role can create other ways"
+            " into the cluster.",
         ),
     ] = None
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Only write the objects for `kubectl apply` into FILE, or to standard output (-), for a cluster whose "
-            "credentials are tokens.",
+            help="Only write the objects for `kubectl apply` into FILE, or to standard output (-), for a cluster"
+            " whose credentials are tokens.",
         ),
     ] = None
     yes: YesOption = False
@@ -136,7 +138,7 @@ class GroupRoleChangeOptions(GroupRoleOptions):
         list[str] | None,
         typer.Option(
             metavar="GROUP[=ROLE]",
-            help="Take a role from a group, or all roles. Repeatable. Only for operators.",
+            help="Remove one role of a group, or all its roles. Repeatable. Only for operators.",
         ),
     ] = None
     objects_applied: Annotated[
@@ -211,8 +213,8 @@ class Administrator:
             raise
         except Unavailable as error:
             raise CommandError(
-                f"{self.server}: {error.message} If only another machine reaches this address, write the objects with "
-                "--out FILE, and let kubectl apply them there."
+                f"{self.server}: {error.message} If only another machine reaches this address, write the objects with"
+                " --out FILE, and apply the file with kubectl on that machine."
             ) from error
         except RemoteFailed as error:
             if isinstance(error.__cause__, UntrustedServer):
@@ -358,8 +360,8 @@ def change(
     added = added_roles(before, after)
     if added and administrator is None and not roles.objects_applied:
         raise InvalidOption(
-            f"{', '.join(map(str, added))}: the cluster needs further rights for this. Add --from-kubeconfig FILE with "
-            "the kubeconfig of an administrator, or write the objects with --out FILE."
+            f"{', '.join(map(str, added))}: the cluster needs further rights for this. Add --from-kubeconfig FILE"
+            " with the kubeconfig of an administrator, or write the objects with --out FILE."
         )
     progress: _Progress | None = None
     if administrator is not None:
@@ -378,8 +380,8 @@ def change(
             print_note(f"Deleted from the cluster: {', '.join(map(str, deleted))}.")
     elif removed:
         print_note(
-            f"Existing credentials keep {', '.join(map(str, removed))}, and the service's account its right to give "
-            "them, until you run this command with --from-kubeconfig, or revoke the credentials."
+            f"Existing credentials keep {', '.join(map(str, removed))}, and the service's account keeps the right to"
+            " give these roles, until you run this command with --from-kubeconfig, or revoke the credentials."
         )
     return changed
 
@@ -475,7 +477,8 @@ def require_known_server(administrator: Administrator, addresses: Collection[obj
         same = set()
     if not same:
         raise CommandError(
-            f"The kubeconfig is of another cluster: neither its address {administrator.server} nor its CA is registered"
+            f"The kubeconfig is for another cluster: neither its address {administrator.server} nor its CA is"
+            " registered"
             " for this cluster. Name the right --context, or correct the address with `clustercert cluster update "
             "--internal-url`."
         )

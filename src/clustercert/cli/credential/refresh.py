@@ -76,7 +76,8 @@ def refresh(
     if print_timer:
         if requested is not None and requested < _MIN_WITH_TIMER:
             raise InvalidOption(
-                f"The timer runs every 5 minutes, too seldom for {expires_in}. Give at least 15m, or run `clustercert"
+                f"The timer runs every 5 minutes, which is not often enough for {expires_in}. Give at least 15m, or"
+                " run `clustercert"
                 " refresh --watch`, which checks every minute.",
                 param_hint="--expires-in",
             )

@@ -64,7 +64,9 @@ class KubeconfigDocument:
         new = self.value if old else _NEW | self.value
         text = _edited(self.text, old, new)
         if text is None or not _has_value(text, new):
-            raise MalformedYaml("Its YAML does not allow changing some entries without changing others.")
+            raise MalformedYaml(
+                "In the YAML of the file, some entries can't be changed without changing others."
+            )
         return text
 
 
@@ -76,7 +78,7 @@ def _parsed(content: bytes) -> Value:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise MalformedYaml("It is not a YAML mapping.")
+        raise MalformedYaml("The file is not a YAML mapping.")
     for name in LISTS:
         if not isinstance(value.get(name), list | None):
             raise MalformedYaml(f"{name} is not a list.")

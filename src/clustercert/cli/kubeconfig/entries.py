@@ -144,8 +144,8 @@ def check_owner(config: KubeconfigDocument, path: Path, name: str, ref: ClusterR
             )
         if found is not None and found.identity != ref.identity:
             raise CommandError(
-                f"{path} has {entry_name} already, as the context for the cluster {found.shown_name} with the login of "
-                f"{found.login} (profile {found.profile}). Choose another name with --context-name."
+                f"{path} has {entry_name} already, as the context for the cluster {found.shown_name} with the login"
+                f" of {found.login} (profile {found.profile}). Choose another name with --context-name."
             )
 
 
@@ -213,8 +213,9 @@ def verified_address(
         order = [only]
     if (address := first_address(addresses, order, insecure=insecure)) is None:
         raise CommandError(
-            "The cluster has no address whose certificate kubectl can check. Ask an operator for one, or skip the "
-            "check with --insecure, if the network is protected in another way and the credential is a certificate."
+            "The cluster has no address whose certificate kubectl can check. Ask an operator for such an address, or"
+            " skip the check with --insecure, if the network is protected in another way and the credential is a"
+            " certificate."
         )
     return address
 
@@ -223,8 +224,8 @@ def check_insecure(cluster: JsonObject, *, insecure: bool) -> None:
     """Raise UsageError if --insecure is given for a cluster in the service's list whose credentials are tokens."""
     if insecure and cluster.get("credential") == "token":
         raise UsageError(
-            f"The credentials of {cluster['name']} are tokens: an address whose certificate kubectl does not check "
-            "could keep them. Leave out --insecure."
+            f"The credentials of {cluster['name']} are tokens. A server whose certificate kubectl does not check could"
+            " steal the tokens. Leave out --insecure."
         )
 
 

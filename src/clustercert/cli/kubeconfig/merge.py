@@ -364,7 +364,7 @@ def _new_entries(
             continue
         found[name] = _NewEntry(ref, address, user)
     if not found:
-        raise CommandError("You get a certificate for none of the clusters.")
+        raise CommandError("You get no certificate for any of the clusters.")
     return found
 
 

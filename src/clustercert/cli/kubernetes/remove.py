@@ -32,13 +32,13 @@ async def remove(
     ] = None,
     yes: YesOption = False,
 ) -> None:
-    """Write the steps with which clustercert leaves a cluster.
+    """Write the steps that remove clustercert from a cluster.
 
     REMOVE.md has the commands in the right order for the distribution. This command itself changes nothing in the
     cluster, and nothing in clustercert. For several clusters, it writes to the folders DIR/DOMAIN/PROJECT/CLUSTER.
 
-    If the cluster's credentials are tokens, the command deletes all objects of clustercert from the cluster itself,
-    with the kubeconfig of an administrator, and all its credentials end.
+    If the cluster's credentials are tokens, the command itself deletes all objects of clustercert from the cluster,
+    with the kubeconfig of an administrator. All credentials of the cluster then end.
 
     Examples:
         clustercert kubernetes remove prod --out control-plane
@@ -50,7 +50,7 @@ async def remove(
     chosen = await selection.clusters(operator)
     if kubeconfig.is_given or any(each.credential_kind == "token" for each in chosen):
         if len(chosen) > 1:
-            raise UsageError("Name one cluster, because a kubeconfig is of one cluster.")
+            raise UsageError("Name one cluster, because a kubeconfig is for one cluster.")
         await _remove_objects(operator, chosen[0], kubeconfig, yes=yes)
         return
     if out is None:

@@ -25,10 +25,11 @@ def accept_unknown(
     domain: ProjectDomainOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Let the service delete credentials of a cluster that its database does not know.
+    """Let the service delete credentials in a cluster that are missing from the service's database.
 
     If most of the tokens in a cluster are not in the database, the database may be an old copy. The service then waits
-    for this command before it deletes them. Their users must get new credentials. Only for operators.
+    for this command before it deletes these tokens. The users of the tokens must get new credentials. Only for
+    operators.
 
     Examples:
         clustercert kubernetes accept-unknown prod

@@ -139,7 +139,7 @@ async def verify(
     chosen = await selection.clusters(operator)
     if not selection.is_one:
         if kubeconfig.is_given:
-            raise UsageError("--from-kubeconfig is of one cluster. Give the name of one cluster.")
+            raise UsageError("--from-kubeconfig is for one cluster. Give the name of one cluster.")
         await _verify_all(operator, chosen, options, output)
         return
     verification = await _verification(operator, chosen[0], options, kubeconfig)

@@ -225,7 +225,7 @@ def _save(name: str, found: Profile) -> None:
             f"The profile {name} was the login of {before.shown_user} at {before.url}. kubectl gets no new "
             "certificates for the contexts that were merged with that login. To keep both logins, run "
             f"`{before.login_command('NAME')}`, and then `clustercert kubeconfig merge CLUSTER --profile NAME`. If "
-            f"{found.shown_user} has a role in the project of a context, you can instead merge it again."
+            f"{found.shown_user} has a role in the project of a context, you can instead merge that context again."
         )
     until = f" until {rfc3339(found.ends_at)}" if found.ends_at else ""
     where = f" in {found.scope}" if found.project_id is not None else ""

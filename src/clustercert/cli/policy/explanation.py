@@ -80,7 +80,7 @@ def explain(
     domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Explain what you would get in a cluster, and why not more.
+    """Explain which access you would get in a cluster, and what limits the access.
 
     Issues and records nothing. Exits with status 1 if your request would be refused.
 
@@ -112,8 +112,8 @@ def explain_user(
 ) -> None:
     """Explain what the policy decides on a user's request. Exits with status 1 if it is refused.
 
-    Shows the certificate, what each rule needs, and which rule is nearest to allowing a refused request. Issues and
-    records nothing. Only for operators, auditors and admins of the project.
+    Shows the certificate, what each rule needs, and for a refused request, the rule that would allow it after the
+    fewest changes. Issues and records nothing. Only for operators, auditors and admins of the project.
 
     Examples:
         clustercert policy explain prod --user alice
@@ -131,8 +131,9 @@ def explain_user(
         if error.http_status != HTTPStatus.NOT_FOUND or request.access_request is not None:
             raise
         raise UnknownName(
-            f"{user} has no role in the project of the cluster {found['name']}, or has made no recorded request for "
-            "it. The groups and roles of users of OIDC issuers and Keystone are known only from their requests. Let "
+            f"{user} has no role in the project of the cluster {found['name']}, or has made no recorded request for"
+            " this cluster. The groups and roles of users of OIDC issuers and Keystone are known only from their"
+            " requests. Let "
             "the user request a certificate first."
         ) from None
 

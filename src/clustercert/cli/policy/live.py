@@ -95,7 +95,9 @@ def _show_counts(comparison: "LiveComparison", compared: int, *, are_more: bool)
     if are_more:
         print_note(f"Only the {MAX_COMPARED} newest were compared. Add --project or --cluster.")
     if comparison.affected:
-        print_note("They stay valid. Revoke one with `clustercert certificate revoke CERTIFICATE`.")
+        print_note(
+            "These certificates stay valid. Revoke one with `clustercert certificate revoke CERTIFICATE`."
+        )
 
 
 def _row(affected: "AffectedCertificate", certificate: "JsonObject") -> Row:

@@ -86,7 +86,7 @@ def replay(
         str | None,
         typer.Option(
             metavar="CLUSTER",
-            help="Replay only decisions about this cluster: its id, or its name when it was decided.",
+            help="Replay only decisions about this cluster, by id or by its name at the time of the decision.",
         ),
     ] = None,
     project: Annotated[

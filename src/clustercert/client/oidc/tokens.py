@@ -127,8 +127,8 @@ def describe_refused(token: str) -> str:
     also = f" It has {', '.join(held)}." if held else ""
     return (
         f"The token is for the audience {one_line(named)}, and expires at {rfc3339(expires)}.{also} An operator of the"
-        " service can see with `clustercert identity explain` which of these the settings do not accept: `audiences` or"
-        " `claims` of the issuer."
+        " service can see with `clustercert identity explain` which of these the settings do not accept:"
+        " `audiences` or `claims` of the issuer."
     )
 
 
@@ -165,8 +165,8 @@ def tokens_from_response(
         tokens = tokens_of(bearer if isinstance(bearer, str) else "", _refresh_token(body))
     except ValueError:
         raise IssuerError(
-            f"The issuer {issuer.url} sent no {kind} token that the service can read. Ask an operator of the service to"
-            " check login_token and login_parameters of this issuer."
+            f"The issuer {issuer.url} sent no {kind} token that the service can read. Ask an operator of the"
+            " service to check login_token and login_parameters of this issuer."
         ) from None
     _check_resource(issuer, tokens)
     if subject is not None and not secrets.compare_digest(subject.encode(), tokens.subject.encode()):
@@ -197,8 +197,8 @@ def _id_claims(issuer: LoginIssuer, id_token: object) -> JsonObject:
         return claims_of(id_token if isinstance(id_token, str) else "")
     except ValueError:
         raise IssuerError(
-            f"The issuer {issuer.url} sent no ID token. Ask an operator of the service to check scopes and login_token "
-            "of this issuer."
+            f"The issuer {issuer.url} sent no ID token. Ask an operator of the service to check scopes and"
+            " login_token of this issuer."
         ) from None
 
 
@@ -206,7 +206,8 @@ def _check_resource(issuer: LoginIssuer, tokens: OidcTokens) -> None:
     resource, audience = issuer.client.resource, claims_of(tokens.bearer).get("aud")
     if resource is not None and resource not in (audience if isinstance(audience, list) else [audience]):
         raise IssuerError(
-            f"The issuer {issuer.url} sent a token that is not for {resource}, so it is not used. Ask an operator of "
+            f"The issuer {issuer.url} sent a token that is not for {resource}, so the token is not used. Ask an"
+            " operator of "
             "the service whether the issuer knows this resource."
         )
 

@@ -49,8 +49,8 @@ class ClientCaBody(ResponseBody):
 
     id: str
     state: CaState = Field(
-        description="`active` signs. `next` will sign, `retiring` signed; API servers trust both. The key of a"
-        " `retired` CA is deleted."
+        description="The `active` CA signs. The `next` CA will sign, and the `retiring` CA signed before; API"
+        " servers trust both. The key of a `retired` CA is deleted."
     )
     signer: str = Field(description="The signer that has the key.")
     sha256: Annotated[Hex, BeforeValidator(fingerprint)] = Field(validation_alias="certificate")
@@ -70,9 +70,11 @@ class ApiServerBody(BaseModel):
     address: str
     new_ca: ProofOutcome | None
     new_ca_at: Time | None
-    old_ca: ProofOutcome | None = Field(description="Tried only after completion was asked for.")
+    old_ca: ProofOutcome | None = Field(
+        description="Null until an operator has requested the completion, because the old CA is not tried before."
+    )
     old_ca_at: Time | None
-    by: str | None = Field(description="Who tried last: a user's id, or the service itself.")
+    by: str | None = Field(description="Who made the last attempt: a user's id, or the service itself.")
     detail: str = Field(description="Why the last attempt proved nothing; empty otherwise.")
 
 
@@ -80,8 +82,12 @@ class HoldersBody(ResponseBody):
     """Valid certificates of a CA, without those of the service itself."""
 
     certificates: int
-    used_last_hour: int = Field(description="How many of them an API server reported within the last hour.")
-    until: Time | None = Field(description="When the last of them expires; null if there are none.")
+    used_last_hour: int = Field(
+        description="How many of these certificates an API server reported within the last hour."
+    )
+    until: Time | None = Field(
+        description="When the last of these certificates expires; null if there are none."
+    )
 
 
 class HolderBody(ResponseBody):
@@ -92,7 +98,7 @@ class HolderBody(ResponseBody):
     certificates: int
     until: Time
     last_seen_at: Time | None = Field(
-        description="When an API server last reported the use of one of them; null if none did."
+        description="When an API server last reported the use of one of these certificates; null without a report."
     )
 
 
@@ -120,12 +126,12 @@ class RotationBody(ResponseBody):
     deny_old: bool = Field(validation_alias=_rotation("deny_old"))
     reverses: bool = Field(
         validation_alias=_rotation("reverses"),
-        description="Whether the rotation goes back to the former CA, because it was aborted after `issuing` began.",
+        description="Whether the rotation goes back to the previous CA, because it was aborted after `issuing` began.",
     )
     completion_asked_at: Time | None = Field(validation_alias=_rotation("completion_asked_at"))
     forced: bool = Field(
         validation_alias=_rotation("forced"),
-        description="Whether completion was asked for while certificates of the old CA were valid.",
+        description="Whether an operator requested the completion while certificates of the old CA were valid.",
     )
     old_ca: ClientCaBody
     new_ca: ClientCaBody
@@ -187,7 +193,8 @@ class CompletionRequest(ResourceBody):
     """How to complete a rotation."""
 
     force: bool = Field(
-        default=False, description="Complete although certificates of the old CA are valid. Needs `holders`."
+        default=False,
+        description="Complete the rotation even if certificates of the old CA are valid. Needs `holders`.",
     )
     holders: int | None = Field(
         default=None,
@@ -212,7 +219,9 @@ class ProofCertificateBody(BaseModel):
     """A temporary certificate of a client CA."""
 
     client_ca_id: str
-    expected: Literal["accepted", "refused"] = Field(description="How every API server must treat it.")
+    expected: Literal["accepted", "refused"] = Field(
+        description="How every API server must treat the certificate."
+    )
     certificate: str = Field(description="PEM.")
     not_after: Time
 
@@ -231,8 +240,8 @@ class ProofResultRequest(ResourceBody):
     client_ca_id: str
     address: str
     outcome: ProofOutcome = Field(
-        description="`accepted`: the API server named the certificate's user. `refused`: status 401. `failed`: anything"
-        " else, such as no answer."
+        description="`accepted`: the API server named the certificate's user. `refused`: status 401. `failed`:"
+        " anything else, such as no answer."
     )
     detail: str = Field(default="", max_length=300, description="Why the attempt failed.")
 
@@ -247,13 +256,13 @@ router = APIRouter(tags=["Administration"])
 
 States = Annotated[
     Literal["running", RotationState] | None,
-    Query(description="Only rotations in this state, or all that are running. By default, all."),
+    Query(description="Only rotations in this state, or all running rotations. By default, all rotations."),
 ]
 
 
 @router.get(CAS, responses=described("The client CAs.", ClientCaListBody))
 async def list_cas(call: AdminCall, project_id: str, cluster: str) -> Response:
-    """List the client CAs of a cluster, also the retired ones. Only for project admins and operators.
+    """List the client CAs of a cluster, including retired CAs. Only for project admins and operators.
 
     The list is empty if the cluster's credentials are tokens.
     """
@@ -271,8 +280,8 @@ async def list_cas(call: AdminCall, project_id: str, cluster: str) -> Response:
 async def show_bundle(call: AdminCall, project_id: str, cluster: str) -> Response:
     """Show the client CAs that the cluster's API servers must trust, in PEM, oldest first.
 
-    During a rotation, the bundle has both CAs until somebody asks for completion, and then only the new CA. Only for
-    project admins and operators. The status is 409 if the cluster's credentials are tokens.
+    During a rotation, the bundle has both CAs until an operator requests the completion, and afterwards only the new
+    CA. Only for project admins and operators. The status is 409 if the cluster's credentials are tokens.
     """
     owner = await call.services.clusters.find(project_id, cluster)
     owner.client_ca.require_certificate()
@@ -358,8 +367,8 @@ async def complete_rotation(change: OperatorChange, project_id: str, cluster: st
 async def abort_rotation(change: OperatorChange, project_id: str, cluster: str) -> Response:
     """Abort the running rotation. The request has no body. Only for operators.
 
-    Before `issuing`, the rotation ends, and the key of the new CA is deleted. Afterwards, the rotation goes back to the
-    former CA, which signs again as soon as every API server is proved to accept it.
+    Before `issuing`, the rotation ends, and the key of the new CA is deleted. Afterwards, the rotation goes back to
+    the previous CA, which signs again as soon as every API server is proved to accept it.
     """
     change.require_no_body()
     owner = await change.call.services.clusters.find(project_id, cluster)
@@ -377,7 +386,7 @@ async def abort_rotation(change: OperatorChange, project_id: str, cluster: str) 
     openapi_extra=json_body(ProofRequest, limit=20 * KIB),
 )
 async def create_certificates(change: OperatorChange, project_id: str, cluster: str) -> Response:
-    """Issue temporary certificates, with which somebody proves the CAs at the API servers. Only for operators.
+    """Issue temporary certificates, to prove which CAs the API servers accept. Only for operators.
 
     The certificates have no groups. Request /apis/authentication.k8s.io/v1/selfsubjectreviews with each certificate at
     each address, and report the results. A dry run issues nothing.

@@ -140,7 +140,7 @@ class ChangeRequest:
         for name in (current or {}).keys() & sent.keys() - shape.model_fields.keys():
             if sent.pop(name) != (current or {})[name] and not name.endswith(_TIME):
                 raise InvalidRequest(
-                    f"{name}: it can't be changed. Send its value as it is, or leave it out."
+                    f"{name}: this field can't be changed. Send its present value, or leave the field out."
                 )
         if current is not None and _ENABLED in shape.model_fields:
             sent.setdefault(_ENABLED, current[_ENABLED])

@@ -111,13 +111,14 @@ class ClusterBody(_Properties):
     )
     problem: str | None = Field(
         validation_alias=AliasPath("client_ca", "problem"),
-        description="Why the cluster gets no tokens now, as the last look at the cluster found; null if nothing is"
-        " wrong.",
+        description="Why the cluster gets no tokens now, according to the last check of the cluster; null if"
+        " nothing is wrong.",
     )
     created_at: Time
     updated_at: Time
     verified_at: Time | None = Field(
-        description="When `clustercert kubernetes verify` last found no fault; null if it never did."
+        description="The time of the last run of `clustercert kubernetes verify` without a fault; null without"
+        " such a run."
     )
 
 
@@ -134,7 +135,7 @@ class ClientCABody(ResponseBody):
     )
     not_before: Time = Field(validation_alias=AliasPath("certificate", "not_valid_before_utc"))
     not_after: Time
-    key_location: str = Field(description="Where the key is, as the signer reads it now.")
+    key_location: str = Field(description="The present place of the key, which the signer has just read.")
     key_properties: dict[str, str] = Field(description="Properties of the key at that place, by name.")
     access_policy: str | None = Field(
         description="The policy that the service's account needs at that place; null if there is none."

@@ -139,8 +139,8 @@ async def delete_cluster(change: AdminChange, project_id: str, cluster: str) -> 
         nonlocal removed
         if found.credential_kind == "token" and not operates(change.call.caller):
             raise Forbidden(
-                "Only operators may remove a cluster whose credentials are tokens: without the service, its tokens work"
-                " until they expire. Ask an operator."
+                "Only operators may remove a cluster whose credentials are tokens: without the service, its tokens"
+                " work until they expire. Ask an operator."
             )
         await clusters.remove(found, actor=change.call.caller.actor, unchanged=True)
         removed = found.id
@@ -214,7 +214,8 @@ def _require_remote_addresses(before: Cluster | None, registration: Registration
         for url in urls:
             if url not in known and is_local_host(urlsplit(url).hostname or ""):
                 raise Forbidden(
-                    f"{name}: {url} is a loopback or link-local address. Only operators may register it. Give an"
+                    f"{name}: {url} is a loopback or link-local address. Only operators may register such an address."
+                    " Give an"
                     " address that other machines reach."
                 )
 

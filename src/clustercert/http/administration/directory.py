@@ -392,7 +392,9 @@ async def _create_project(directory: Directory, name: str, domain: Domain, **fie
 
 async def _update_project(directory: Directory, before: Project, **fields: Any) -> Project:
     if fields.pop("id") not in {None, before.id}:
-        raise InvalidRequest("id: it can't be changed. Send its value as it is, or leave it out.")
+        raise InvalidRequest(
+            "id: this field can't be changed. Send its present value, or leave the field out."
+        )
     return await directory.update_project(before, **fields)
 
 

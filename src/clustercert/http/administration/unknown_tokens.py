@@ -19,22 +19,22 @@ router = APIRouter(tags=["Administration"])
 class UnknownCredentialsBody(ResponseBody):
     """Credentials in a cluster that are not in the ledger, and that the service does not delete by itself."""
 
-    waiting: int = Field(description="How many there are.")
-    confirmed: int = Field(description="How many of them the service may delete, as an operator confirmed.")
+    waiting: int = Field(description="The number of these credentials.")
+    confirmed: int = Field(description="The number of credentials whose deletion an operator has confirmed.")
 
 
 class ConfirmationRequest(ResourceBody):
     """A confirmation that the service may delete credentials."""
 
-    count: int = Field(ge=0, le=1_000_000, description="How many credentials wait now.")
+    count: int = Field(ge=0, le=1_000_000, description="The number of credentials that wait now.")
 
 
 @router.get(UNKNOWN, responses=changes.one(UnknownCredentialsBody))
 async def show_unknown_credentials(call: AdminCall, project_id: str, cluster: str) -> Response:
     """Show how many credentials of a cluster are not in the ledger and wait for a confirmation of their deletion.
 
-    They wait if they are more than ten and more than half of all: the database may be an old copy. Only for project
-    admins and operators.
+    The credentials wait if there are more than ten, and if they are more than half of all credentials: the database
+    may be an old copy. Only for project admins and operators.
     """
     services = call.services
     found = await services.clusters.find(project_id, cluster)

@@ -155,7 +155,7 @@ class AccountConnections(Generic[T]):
         if token.expires_at <= self.now():
             raise RemoteFailed(
                 f"The service's token for this cluster expired at {token.expires_at:%Y-%m-%d %H:%M} UTC. The operator"
-                " must give a new one with `clustercert cluster update CLUSTER --signer-token-file FILE`."
+                " must give a new token with `clustercert cluster update CLUSTER --signer-token-file FILE`."
             )
 
     async def _renew(self, ca: ClientCA, connection: AccountConnection[T]) -> None:
@@ -197,7 +197,7 @@ def explained(forbidden: str) -> Iterator[None]:
     except ApiServerRefused as refused:
         if refused.http_status == _UNAUTHORIZED:
             raise RemoteFailed(
-                "The cluster does not accept the service's token. The operator must give a new one with"
+                "The cluster does not accept the service's token. The operator must give a new token with"
                 " `clustercert cluster update CLUSTER --signer-token-file FILE`."
             ) from refused
         if refused.http_status == _FORBIDDEN:

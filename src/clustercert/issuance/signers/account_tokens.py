@@ -71,7 +71,7 @@ def parse_token(unverified: bytes) -> AccountToken:
         times = [datetime.fromtimestamp(int(claims[name]), UTC) for name in ("iat", "exp")]
     except (ValueError, KeyError, TypeError, OverflowError, OSError) as error:
         raise InvalidRequest(
-            "signer_token: this is not a token of a service account that expires. Create one with `kubectl create"
+            "signer_token: this is not an expiring token of a service account. Create one with `kubectl create"
             " token`."
         ) from error
     if user is None:

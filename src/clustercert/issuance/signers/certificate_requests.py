@@ -143,12 +143,13 @@ class CertificateRequests:
         expected = {**request_spec, "username": account.username, "uid": account.uid}
         if differing := [key for key, value in expected.items() if spec.get(key) != value]:
             raise SignerError(
-                "The cluster has a different certificate request from the one that this service created:"
+                "The certificate request in the cluster differs from the request that this service created:"
                 f" {', '.join(differing)}. It was not approved."
             )
         if status.get("conditions"):
             raise SignerError(
-                "Another program decided about this service's certificate request in the cluster. It was not used."
+                "Another program decided about this service's certificate request in the cluster. The request was not"
+                " used."
             )
         approval = {
             "type": "Approved",

@@ -185,7 +185,7 @@ async def _create(api: KubeApi, path: str, document: JsonObject, created: list[s
 def _not_as_requested(name: str, differing: str) -> RemoteFailed:
     return RemoteFailed(
         f"The cluster has the object {name}, but not as this service requested it ({differing}). No credential was"
-        " issued. Tell the operator to look for a webhook or a program that changes it."
+        " issued. Tell the operator to look for a webhook or a program that changes the object."
     )
 
 
@@ -228,18 +228,19 @@ def _checked_token(text: str, account: str, uid: str, lifetime: timedelta, now: 
         ) from error
     if wrong := next((name for name, is_right in expected.items() if not is_right), None):
         raise RemoteFailed(
-            f"The cluster's API server sent another token than the requested one (claim {wrong}). No credential was"
+            f"The cluster's API server sent a token that differs from the requested token (claim {wrong}). No"
+            " credential was"
             " issued. Tell the operator to check the cluster."
         )
     if abs(issued_at - now) > MAX_CLOCK_DIFFERENCE:
         raise RemoteFailed(
-            "The clock of the cluster's API server differs from this service's by more than"
+            "The clock of the cluster's API server differs from this service's clock by more than"
             f" {MAX_CLOCK_DIFFERENCE.total_seconds() / 60:.0f} minutes. No credential was issued. The operator must"
             " correct the clocks."
         )
     if not issued_at < expires_at <= issued_at + lifetime + timedelta(seconds=1) or expires_at <= now:
         raise RemoteFailed(
-            "The cluster's API server sent a token with another lifetime than the requested one. No credential was"
+            "The cluster's API server sent a token that does not have the requested lifetime. No credential was"
             " issued. Tell the operator to check the cluster."
         )
     return IssuedToken(text, claims["jti"], account, expires_at)

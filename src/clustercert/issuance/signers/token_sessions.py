@@ -125,7 +125,8 @@ class TokenSessions:
         # The caller limits the number of operations, so more jobs wait only if calls hang.
         if self._jobs.qsize() >= self._thread_count:
             raise Unavailable(
-                f"The token {self.address.name} does not answer: all calls to its PKCS#11 module hang. Try again later."
+                f"The token {self.address.name} does not answer: all calls to its PKCS#11 module hang. Try again"
+                " later."
             )
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -314,7 +315,7 @@ class Login:
     def log_in(self, session: CryptokiSession, token: CryptokiToken) -> None:
         """Log in, unless another session of this process is logged in.
 
-        Raises SignerError if the PIN can't be read or was refused, else CryptokiError.
+        Raises SignerError if the PIN can't be read or was refused, and CryptokiError for any other failure.
         """
         with self._lock:
             if session.is_logged_in():
@@ -323,8 +324,8 @@ class Login:
             name = self._address.name
             if pin == self._refused_pin:
                 raise SignerError(
-                    f"The token {name} has refused the PIN. To not lock the token, there is no further attempt until "
-                    "the operator corrects the file signers.pkcs11.pin_file or restarts the service."
+                    f"The token {name} has refused the PIN. To avoid locking the token, the service does not try again"
+                    " until the operator corrects the file signers.pkcs11.pin_file or restarts the service."
                 )
             if token.is_pin_locked or token.is_final_try:
                 state = "is locked" if token.is_pin_locked else "locks itself after one more wrong PIN"
@@ -346,7 +347,7 @@ class Login:
                 )
                 raise SignerError(
                     f"The token {name} refused the PIN ({error}). The operator must correct the file "
-                    "signers.pkcs11.pin_file; until then, there is no further attempt."
+                    "signers.pkcs11.pin_file; until then, the service does not try again."
                 ) from error
 
     def _read_pin(self) -> bytes:

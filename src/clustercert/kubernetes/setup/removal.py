@@ -34,7 +34,8 @@ def write_removal(folder: Path, cluster: Cluster) -> Path:
     choices = read_choices(folder / SETUP)
     if choices is None:
         raise SetupError(
-            f"{folder} has no {SETUP}. Its options, such as the distribution, decide the steps. Name the folder that "
+            f"{folder} has no {SETUP}. The options in this file, such as the distribution, decide the steps. Name the"
+            " folder that "
             "`clustercert kubernetes setup` wrote for the cluster. If the folder is lost, write it again, with the "
             "same --distribution and --control-plane-dir."
         )

@@ -61,7 +61,8 @@ ALTERED = Decision(
 RETIRED_CA = Decision("retired_ca", f"The client CA of this certificate was replaced. {_GET_ONE}")
 NOT_PINNED = Decision(
     "not_pinned",
-    "This certificate's name is exempt in this cluster, but its fingerprint is not pinned. Ask the operator to pin it.",
+    "This certificate's name is exempt in this cluster, but its fingerprint is not pinned. Ask the operator to pin"
+    " the certificate.",
 )
 TOO_LARGE = Decision("too_large", "This request is too large to review. Use fewer names in its selectors.")
 _FAULTS = {

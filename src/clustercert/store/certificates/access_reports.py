@@ -49,7 +49,7 @@ class AccessFilter:
     Attributes:
         group: a Kubernetes group that the API server sees.
         search: a part of a user's name or of a group, in upper or lower case.
-        with_verifications: whether to report the certificates that verify clusters and client CAs.
+        with_verifications: whether to report the certificates used to verify clusters and client CAs.
         webhook: whether the webhook, or the deletion of the accounts of tokens, stops revoked credentials in the
             cluster.
         binding: whether the deletion of bindings stops revoked certificates in the cluster.

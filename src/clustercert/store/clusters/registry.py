@@ -502,8 +502,8 @@ class WebhookTokenQueries(Queries):
             count = (await connection.execute(select(func.count()).select_from(_token).where(this))).scalar()
             if count is not None and count >= MAX_TOKENS:
                 raise Conflict(
-                    f"The cluster already has {MAX_TOKENS} webhook tokens. Remove the one that its API server no"
-                    " longer uses."
+                    f"The cluster already has {MAX_TOKENS} webhook tokens. Remove the token that no API server uses"
+                    " any more."
                 )
             await connection.execute(insert(_token).values(asdict(token)))
 

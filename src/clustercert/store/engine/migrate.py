@@ -111,7 +111,8 @@ def _check(connection: Connection, known: Collection[str]) -> None:
         )
     if has not in known and not _allows(connection, has, needs):
         raise SchemaError(
-            f"The database has schema {has}, which is too new for this program. Run the newer program that created it."
+            f"The database has schema {has}, which is too new for this program. Run the newer program that created the"
+            " schema."
         )
 
 
