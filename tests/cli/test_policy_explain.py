@@ -205,7 +205,7 @@ def test_a_user_of_an_issuer_is_explained_once_they_have_sent_a_request(operator
         "ab" * 16,
     )
     try:
-        assert "has made no recorded request for it" in operator.error(*asked)
+        assert "has made no recorded request for this cluster" in operator.error(*asked)
     finally:
         execute(database, "DELETE FROM federated_user")
 

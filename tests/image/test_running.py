@@ -246,5 +246,5 @@ def test_several_workers_say_that_they_need_temporary_files(site: Site) -> None:
     site.run("db", "upgrade")
     done = run(site.command("serve", "--host", "127.0.0.1", "--port", "0", "--workers", "2"))
     assert done.returncode == 1
-    assert "none is writable. Make /tmp writable, such as with a tmpfs," in done.stderr
+    assert "no such folder is writable. Make /tmp writable, such as with a tmpfs," in done.stderr
     assert "Traceback" not in done.stderr

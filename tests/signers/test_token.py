@@ -148,8 +148,14 @@ LIES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no jti": (lambda claims: {key: claims[key] for key in claims if key != "jti"}, "no valid token"),
     "a jti that is not a UUID": (other(jti="7"), "no valid token"),
     "a jti in another form": (other(jti="{5c1d7a7e-3b0c-4f0e-8d8e-0f0f0f0f0f0f}"), "claim jti"),
-    "a longer life": (lambda claims: {**claims, "exp": claims["exp"] + 60}, "another lifetime"),
-    "a token of the past": (lambda claims: {**claims, "exp": claims["iat"] - 1}, "another lifetime"),
+    "a longer life": (
+        lambda claims: {**claims, "exp": claims["exp"] + 60},
+        "does not have the requested lifetime",
+    ),
+    "a token of the past": (
+        lambda claims: {**claims, "exp": claims["iat"] - 1},
+        "does not have the requested lifetime",
+    ),
     "a time that is not a number": (other(exp="tomorrow"), "no valid token"),
     "a time without end": (other(exp=10**30), "no valid token"),
     "another clock": (
