@@ -370,7 +370,7 @@ def test_use_before_the_approval_is_limited_until_somebody_decides(requests: Req
     refused = requests.issue(who, third["id"])
     assert refused.status_code == 409
     assert (
-        f"The next use before an approval is possible at {third['next_use_at']}. It waits"
+        f"The next use before an approval is possible at {third['next_use_at']}. The request waits"
         in (refused.json()["message"])
     )
     asked_at = parse_rfc3339(requests.show(who, first)["started_at"])
