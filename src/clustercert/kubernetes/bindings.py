@@ -14,6 +14,7 @@ import structlog
 
 from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, segment
 from clustercert.kubernetes.cluster_connections import ClusterConnections
+from clustercert.kubernetes.pages import PAGE, TooManyPages, pages
 from clustercert.kubernetes.setup.rbac import cluster_role_binding
 from clustercert.model import (
     CREDENTIAL_PREFIX,
@@ -34,11 +35,10 @@ NOT_AFTER_ANNOTATION = "clustercert/not-after"
 
 BINDINGS_PATH = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 _SELECTOR = ",".join(f"{label}={value}" for label, value in MANAGED_BY.items())
-_PAGE = "250"
 # The maximum number of bindings to read, more than any cluster has. Without a limit, a hostile API server could send
 # pages forever.
 _MAX_BINDINGS = 200_000
-_MAX_PAGES = _MAX_BINDINGS // int(_PAGE)
+_MAX_PAGES = _MAX_BINDINGS // PAGE
 # Maximum lengths of a name in Kubernetes, and of a fingerprint in hex.
 _MAX_NAME = 253
 _MAX_FINGERPRINT = 64
@@ -145,18 +145,15 @@ async def list_fingerprints(api: KubeApi) -> dict[str, str]:
     Raises RemoteFailed or Unavailable.
     """
     found: dict[str, str] = {}
-    parameters = {"labelSelector": _SELECTOR, "limit": _PAGE}
-    for _ in range(_MAX_PAGES):
-        page = await api.get(BINDINGS_PATH, parameters)
-        found |= dict(_fingerprints(page))
-        if len(found) > _MAX_BINDINGS:
-            break
-        metadata = page.get("metadata")
-        next_page = metadata.get("continue") if isinstance(metadata, dict) else None
-        if not next_page:
-            return found
-        parameters = parameters | {"continue": str(next_page)}
-    raise RemoteFailed("The cluster has too many bindings for certificates. Tell the operator.")
+    too_many = RemoteFailed("The cluster has too many bindings for certificates. Tell the operator.")
+    try:
+        async for page in pages(api, BINDINGS_PATH, {"labelSelector": _SELECTOR}, _MAX_PAGES):
+            found |= dict(_fingerprints(page))
+            if len(found) > _MAX_BINDINGS:
+                raise too_many
+    except TooManyPages as error:
+        raise too_many from error
+    return found
 
 
 def _fingerprints(page: JsonObject) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Literal
 
 from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, printable, segment
-from clustercert.kubernetes.pages import PAGE, next_page, pages
+from clustercert.kubernetes.pages import PAGE, TooManyPages, pages
 from clustercert.model import JsonObject
 from clustercert.model.errors import Conflict, RemoteFailed
 from clustercert.model.kubernetes import INSTALLATION_LABEL, MANAGED_BY
@@ -119,25 +119,20 @@ async def find_object(api: KubeApi, reference: ObjectReference) -> JsonObject | 
 async def list_objects(api: KubeApi, kind: str, namespace: str = "", selector: str = "") -> list[JsonObject]:
     """List the objects of a kind, in a namespace or everywhere. Raises ClusterRefused, RemoteFailed or Unavailable."""
     found: list[JsonObject] = []
-    count = 0
+    parameters = {"labelSelector": selector} if selector else {}
     try:
-        async for page in pages(
-            api, collection(kind, namespace), {"labelSelector": selector} if selector else {}
-        ):
+        async for page in pages(api, collection(kind, namespace), parameters, _MAX_PAGES):
             items = page.get("items")
             if not isinstance(items, list) or not all(isinstance(each, dict) for each in items):
                 raise RemoteFailed(UNEXPECTED_RESPONSE)
             found += items
-            count += 1
-            if count == _MAX_PAGES and next_page(page):
-                break
-        else:
-            return found
+    except TooManyPages as error:
+        raise RemoteFailed(
+            f"The cluster has more than {_MAX_OBJECTS} objects of the kind {kind}. Delete old ones."
+        ) from error
     except ApiServerRefused as refused:
         raise ClusterRefused(f"list objects of the kind {kind}", refused) from refused
-    raise RemoteFailed(
-        f"The cluster has more than {_MAX_OBJECTS} objects of the kind {kind}. Delete old ones."
-    )
+    return found
 
 
 async def delete_object(api: KubeApi, reference: ObjectReference) -> None:

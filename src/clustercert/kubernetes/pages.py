@@ -11,16 +11,22 @@ PAGE = 250
 """The maximum number of objects in a page."""
 
 
-async def pages(api: KubeApi, path: str, parameters: Mapping[str, str]) -> AsyncIterator[JsonObject]:
+class TooManyPages(Exception):
+    """A list has more pages than the caller reads."""
+
+
+async def pages(
+    api: KubeApi, path: str, parameters: Mapping[str, str], most: int
+) -> AsyncIterator[JsonObject]:
     """Fetch the pages of a list. Fetches fewer objects at once where objects are long: a binding may have 1.5 MiB.
 
-    A hostile API server may send pages forever, so the caller limits their number. Raises ApiServerRefused,
-    RemoteFailed or Unavailable.
+    Raises TooManyPages after `most` pages, because a hostile API server may send pages forever. Also raises
+    ApiServerRefused, RemoteFailed or Unavailable.
 
     Args:
         parameters: the query, for example a `labelSelector`.
     """
-    limit, following = PAGE, dict[str, str]()
+    limit, following, count = PAGE, dict[str, str](), 0
     while True:
         try:
             page = await api.get(path, {**parameters, "limit": str(limit), **following})
@@ -30,12 +36,15 @@ async def pages(api: KubeApi, path: str, parameters: Mapping[str, str]) -> Async
             limit = max(limit // 16, 1)
             continue
         yield page
-        if not (after := next_page(page)):
+        count += 1
+        if not (after := _next_page(page)):
             return
+        if count == most:
+            raise TooManyPages
         limit, following = min(limit * 2, PAGE), {"continue": after}
 
 
-def next_page(page: JsonObject) -> str:
+def _next_page(page: JsonObject) -> str:
     """Return the `continue` of a page, or "" if it is the last."""
     metadata = page.get("metadata")
     return str(metadata.get("continue") or "") if isinstance(metadata, dict) else ""

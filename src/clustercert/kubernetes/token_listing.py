@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, printable
-from clustercert.kubernetes.pages import PAGE, is_too_long, next_page, pages
+from clustercert.kubernetes.pages import PAGE, TooManyPages, is_too_long, pages
 from clustercert.model.errors import ClustercertError, RemoteFailed, Unavailable
 from clustercert.model.group_roles import RoleGrant
 from clustercert.model.kubernetes import CREDENTIAL_LABEL, SERVICE_ACCOUNT_PREFIX, USERS_NAMESPACE
@@ -299,18 +299,17 @@ async def _add_pages(
     between: Between,
 ) -> bool:
     """Add the items of a list. Returns False if the list has more than `MAX_PAGES` pages. Raises RemoteFailed."""
-    count = 0
-    async for page in pages(api, path, chosen):
-        try:
-            items: Any = page.get("items") or []
-            for item in items:
-                add(item)
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
-            raise RemoteFailed(UNEXPECTED_RESPONSE) from error
-        count += 1
-        if count == MAX_PAGES:
-            return not next_page(page)
-        await between()
+    try:
+        async for page in pages(api, path, chosen, MAX_PAGES):
+            try:
+                items: Any = page.get("items") or []
+                for item in items:
+                    add(item)
+            except (LookupError, TypeError, AttributeError, ValueError) as error:
+                raise RemoteFailed(UNEXPECTED_RESPONSE) from error
+            await between()
+    except TooManyPages:
+        return False
     return True
 
 
