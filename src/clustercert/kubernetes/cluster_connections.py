@@ -54,6 +54,12 @@ class AccountSigner(Protocol):
         """
 
 
+class Opener(Protocol):
+    """Connects to clusters; implemented by `ClusterConnections`."""
+
+    async def call(self, cluster: Cluster, work: Callable[[KubeApi], Awaitable[T]]) -> T: ...
+
+
 @dataclass(slots=True, eq=False)
 class _Connection:
     """An open connection and its certificate.

@@ -12,6 +12,7 @@ import structlog
 
 from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi
 from clustercert.kubernetes.bindings import Binding, bind, list_fingerprints, unbind
+from clustercert.kubernetes.cluster_connections import Opener
 from clustercert.kubernetes.setup.admission import CONFIG_MAP, MAX_REVOKED, NAMESPACE, config_map
 from clustercert.model import (
     Actor,
@@ -249,12 +250,6 @@ T = TypeVar("T")
 ORPHAN_SECONDS = 60.0
 # Maximum number of fingerprints per query.
 _ENDED_PAGE = 500
-
-
-class Opener(Protocol):
-    """Connects to clusters; implemented by `cluster_connections`."""
-
-    async def call(self, cluster: Cluster, work: Callable[[KubeApi], Awaitable[T]]) -> T: ...
 
 
 @dataclass(slots=True)

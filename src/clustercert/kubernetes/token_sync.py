@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from clustercert.kube_api import ApiServerRefused, KubeApi
+from clustercert.kubernetes.cluster_connections import Opener
 from clustercert.kubernetes.token_listing import (
     MAX_SELECTED,
     TokenListing,
@@ -52,12 +53,6 @@ _MANY = 500
 _QUERIED = 500
 # If the API server answers so, the service's account or its rights are missing.
 _NO_ACCESS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
-
-
-class Opener(Protocol):
-    """Connects to clusters with the service's account."""
-
-    async def call(self, cluster: Cluster, work: Callable[[KubeApi], Awaitable[T]]) -> T: ...
 
 
 FindProblem = Callable[[KubeApi, Cluster, str], Awaitable[str | None]]

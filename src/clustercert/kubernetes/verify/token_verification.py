@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, segment
-from clustercert.kubernetes.cluster_connections import CertificateIssuer
+from clustercert.kubernetes.cluster_connections import CertificateIssuer, Opener
 from clustercert.kubernetes.cluster_objects import list_objects, reference_of
 from clustercert.kubernetes.setup.token_access import token_access
 from clustercert.kubernetes.token_look import look
@@ -56,12 +56,6 @@ _NODES = "system:nodes"
 Access = tuple[str, str, str, str]
 
 
-class Connections(Protocol):
-    """Connects to clusters with the service's own account."""
-
-    async def call(self, cluster: Cluster, work: Callable[[KubeApi], Awaitable[T]]) -> T: ...
-
-
 Others = tuple[str, ...]
 WithAdministrator = Callable[[Callable[[KubeApi], Awaitable[Others]]], Awaitable[Others]]
 
@@ -78,7 +72,7 @@ class VerifiedTokens:
 
     issuer: CertificateIssuer
     revoke: Callable[[Issued], Awaitable[None]]
-    connections: Connections
+    connections: Opener
     installation: str
     origin: Origin
 
