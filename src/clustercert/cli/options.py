@@ -156,6 +156,18 @@ LocalOption = Annotated[
     bool, typer.Option("--local", help="Work on the store that the settings name, without a running service.")
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+KubeContextOption = Annotated[
+    str | None,
+    typer.Option(
+        "--context", metavar="NAME", help="Context in the kubeconfig. [default: its current context]"
+    ),
+]
+FollowFilesOption = Annotated[
+    bool,
+    typer.Option(
+        "--follow-files", help="Read the files that the kubeconfig names, such as the file of the CA."
+    ),
+]
 
 
 class InvalidOption(typer.BadParameter):
@@ -207,6 +219,12 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     from clustercert.model import suggestion
 
     return suggestion.did_you_mean(name, candidates)
+
+
+def require_kubeconfig(kube_context: str | None, *, follow_files: bool) -> None:
+    """Raise InvalidOption if an option about --from-kubeconfig was given without it."""
+    if kube_context is not None or follow_files:
+        raise InvalidOption("--context and --follow-files require --from-kubeconfig.")
 
 
 def refuse_empty(options: Mapping[str, str | None]) -> None:

@@ -29,8 +29,10 @@ from clustercert.cli.lookup import (
 from clustercert.cli.options import (
     ClusterArgument,
     DomainOption,
+    FollowFilesOption,
     InProjectOption,
     InvalidOption,
+    KubeContextOption,
     LabelFilterOption,
     OnlyProjectOption,
     ProjectDomainOption,
@@ -40,6 +42,7 @@ from clustercert.cli.options import (
     parse_pairs,
     parse_seconds,
     read_file,
+    require_kubeconfig,
 )
 from clustercert.cli.session import CLUSTER_ID
 from clustercert.cli.terminal.output import (
@@ -100,18 +103,8 @@ class AddressOptions:
             " not run.",
         ),
     ] = None
-    kube_context: Annotated[
-        str | None,
-        typer.Option(
-            "--context", metavar="NAME", help="Context in the kubeconfig. [default: its current context]"
-        ),
-    ] = None
-    follow_files: Annotated[
-        bool,
-        typer.Option(
-            "--follow-files", help="Read the files that the kubeconfig names, such as the file of the CA."
-        ),
-    ] = False
+    kube_context: KubeContextOption = None
+    follow_files: FollowFilesOption = False
 
     def read(self) -> tuple[str | None, bytes | None]:
         """Return the API server's address and CA. Each is `None` if no option gives it.
@@ -127,8 +120,7 @@ class AddressOptions:
         """Like `read`, and also return what the kubeconfig has; `None` without a kubeconfig."""
         url, ca_pem = self.explicit()
         if self.from_kubeconfig is None:
-            if self.kube_context is not None or self.follow_files:
-                raise InvalidOption("--context and --follow-files require --from-kubeconfig.")
+            require_kubeconfig(self.kube_context, follow_files=self.follow_files)
             return url, ca_pem, None
         from clustercert.cli.kubeconfig import cluster_import
 
@@ -144,7 +136,7 @@ class AddressOptions:
         return url or found.server, ca_pem or found.ca_pem, found
 
     def explicit(self) -> tuple[str | None, bytes | None]:
-        """Return the address and the CA of explicit options only."""
+        """Return the address and the CA that options other than --from-kubeconfig give."""
         return self.internal_url, read_file(self.server_ca) if self.server_ca is not None else None
 
 

@@ -149,7 +149,8 @@ class GroupRoleChangeOptions(GroupRoleOptions):
     @property
     def is_given(self) -> bool:
         """Whether an option concerns the roles of groups."""
-        return GroupRoleOptions.is_given.fget(self) or bool(self.remove_group_role) or self.objects_applied  # type: ignore[attr-defined] # a property
+        removed = bool(self.remove_group_role)
+        return super(GroupRoleChangeOptions, self).is_given or removed or self.objects_applied
 
     def after(self, before: "ClusterOptions") -> "ClusterOptions":
         """Return the options of a cluster with the roles added and removed. Raises InvalidOption."""

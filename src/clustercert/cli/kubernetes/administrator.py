@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.options import InvalidOption
+from clustercert.cli.options import FollowFilesOption, KubeContextOption, require_kubeconfig
 
 if TYPE_CHECKING:
     from clustercert.cli.cluster.token_access import Administrator
@@ -25,18 +25,8 @@ class AdministratorOptions:
             " credentials are tokens. Programs in the kubeconfig are not run.",
         ),
     ] = None
-    kube_context: Annotated[
-        str | None,
-        typer.Option(
-            "--context", metavar="NAME", help="Context in the kubeconfig. [default: its current context]"
-        ),
-    ] = None
-    follow_files: Annotated[
-        bool,
-        typer.Option(
-            "--follow-files", help="Read the files that the kubeconfig names, such as the file of the CA."
-        ),
-    ] = False
+    kube_context: KubeContextOption = None
+    follow_files: FollowFilesOption = False
 
     @property
     def is_given(self) -> bool:
@@ -52,8 +42,7 @@ class AdministratorOptions:
         from clustercert.cli.kubeconfig import cluster_import
 
         if self.from_kubeconfig is None:
-            if self.is_given:
-                raise InvalidOption("--context and --follow-files require --from-kubeconfig.")
+            require_kubeconfig(self.kube_context, follow_files=self.follow_files)
             return None
         found = cluster_import.read(
             self.from_kubeconfig,
