@@ -109,7 +109,7 @@ def bind(
     name: str | None = None,
     installation: str = INSTALLATION,
 ) -> Attack:
-    """Create a binding, by default with a right name and labels."""
+    """Create a binding, by default with a correct name and correct labels."""
     document = binding_document(
         name or f"clustercert-{number}-0", role, subjects, labels(installation, number)
     )

@@ -1,4 +1,4 @@
-"""Rights in a role with which its holder could keep access after a revocation, or get more rights.
+"""Rights that let the holder of a role keep access after a revocation, or get more rights.
 
 Source: Kubernetes, "Role Based Access Control Good Practices", and the matching of rules in kubernetes,
 pkg/apis/rbac/v1/evaluation_helpers.go. The list knows resources of Kubernetes and OpenShift: a custom resource whose

@@ -208,7 +208,7 @@ def _differing(document: JsonObject, answer: JsonObject) -> str | None:
 
 
 def _checked_token(text: str, account: str, uid: str, lifetime: timedelta, now: datetime) -> IssuedToken:
-    """Return a token if it is what was requested for a service account. Raises RemoteFailed without the token."""
+    """Check that a token is the requested one of a service account. Raises RemoteFailed, whose text has no token."""
     try:
         claims: Any = read_claims(text)
         kubernetes = claims["kubernetes.io"]

@@ -107,7 +107,7 @@ def _names(roles: Iterable[RoleGrant], kind: str) -> list[str]:
 def _cluster_rights(roles: Sequence[RoleGrant]) -> list[JsonObject]:
     """Return the ClusterRole of the service's account, and its binding.
 
-    The account may bind a ClusterRole in the whole cluster only if it is mapped for the whole cluster.
+    The account may bind a ClusterRole in the whole cluster only if the map has this role for the whole cluster.
     """
     for_cluster = _names((role for role in roles if not role.namespace), "ClusterRole")
     all_names = _names(roles, "ClusterRole")
