@@ -1,14 +1,10 @@
 """`clustercert kubernetes accept-unknown`."""
 
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clustercert.pki.certificates import chain_pem
-from clustercert.pki.client_ca import new_client_ca
-from clustercert.pki.keys import new_key
+from support.added_cluster import add_cluster, database
 from support.command_line import Operator
 from support.stores import execute, rows
 
@@ -16,19 +12,8 @@ COMMAND = ("kubernetes", "accept-unknown", "prod", "--local")
 
 
 @pytest.fixture
-def cluster(operator: Operator, tmp_path: Path) -> dict[str, Any]:
-    ca = new_client_ca("kubernetes", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
-    (tmp_path / "server-ca.pem").write_bytes(chain_pem((ca,)))
-    operator.output("project", "create", "eu-de")
-    there = ("--project", "eu-de", "--internal-url", "https://10.0.0.5:6443")
-    added: dict[str, Any] = operator.output_json(
-        "cluster", "add", "prod", *there, "--server-ca", tmp_path / "server-ca.pem"
-    )
-    return added
-
-
-def database(operator: Operator) -> Path:
-    return operator.folder / "data" / "clustercert.db"
+def cluster(operator: Operator) -> dict[str, Any]:
+    return add_cluster(operator)
 
 
 def confirmed(operator: Operator) -> list[tuple[object, ...]]:

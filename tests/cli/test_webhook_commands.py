@@ -2,15 +2,12 @@
 
 import json
 import os
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clustercert.pki.certificates import chain_pem
-from clustercert.pki.client_ca import new_client_ca
-from clustercert.pki.keys import new_key
+from support.added_cluster import add_cluster, database
 from support.command_line import Operator
 from support.kubernetes_messages import audit_event, credential_id
 from support.stores import blob, execute, rows
@@ -21,19 +18,8 @@ OWN_GROUPS = ("clustercert:admins", f"clustercert:credential:{NUMBER}")
 
 
 @pytest.fixture
-def cluster(operator: Operator, tmp_path: Path) -> dict[str, Any]:
-    ca = new_client_ca("kubernetes", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
-    (tmp_path / "server-ca.pem").write_bytes(chain_pem((ca,)))
-    operator.output("project", "create", "eu-de")
-    there = ("--project", "eu-de", "--internal-url", "https://10.0.0.5:6443")
-    added: dict[str, Any] = operator.output_json(
-        "cluster", "add", "prod", *there, "--server-ca", tmp_path / "server-ca.pem"
-    )
-    return added
-
-
-def database(operator: Operator) -> Path:
-    return operator.folder / "data" / "clustercert.db"
+def cluster(operator: Operator) -> dict[str, Any]:
+    return add_cluster(operator)
 
 
 def test_a_token_is_created_listed_replaced_and_removed(operator: Operator, cluster: dict[str, Any]) -> None:

@@ -1,9 +1,6 @@
 """The `openstack` command with the OTC extensions, as a person runs it: settings in the environment."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,26 +9,7 @@ import pytest
 
 from support.installed_demo import MISSING_CLUSTER, Demo, Tenant, operator
 from support.kubeconfig_checks import assert_client_leaf
-
-
-def openstack(tenant: Tenant, *arguments: str) -> subprocess.CompletedProcess[str]:
-    settings = {
-        "OS_AUTH_URL": f"{tenant.url}/v3",
-        "OS_USERNAME": tenant.user_name,
-        "OS_PASSWORD": tenant.password,
-        "OS_USER_DOMAIN_ID": tenant.domain_id,
-        "OS_PROJECT_ID": tenant.project_id,
-        "OS_REGION_NAME": tenant.region,
-        "OS_IDENTITY_API_VERSION": "3",
-    }
-    return subprocess.run(
-        [Path(sys.executable).parent / "openstack", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, **settings},
-    )
+from support.openstack_command import openstack
 
 
 def told(tenant: Tenant, *arguments: str) -> Any:

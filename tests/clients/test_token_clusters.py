@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
 from openstack import exceptions
 from otcextensions import sdk
 
+from support import openstack_command
 from support.apiserver import ApiServer
 from support.go_clients import GoClient
 from support.huaweicloud import cce_of, issue
@@ -145,24 +145,7 @@ def test_otcextensions_raises_the_sentence(cluster: TokenCluster) -> None:
 
 
 def test_the_openstack_command_prints_the_sentence(cluster: TokenCluster) -> None:
-    tenant = cluster.tenant
-    settings = {
-        "OS_AUTH_URL": f"{tenant.url}/v3",
-        "OS_USERNAME": tenant.user_name,
-        "OS_PASSWORD": tenant.password,
-        "OS_USER_DOMAIN_ID": tenant.domain_id,
-        "OS_PROJECT_ID": tenant.project_id,
-        "OS_REGION_NAME": tenant.region,
-        "OS_IDENTITY_API_VERSION": "3",
-    }
-    done = subprocess.run(
-        [Path(sys.executable).parent / "openstack", "cce", "cluster", "certificate", "show", NAME],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-        env={**os.environ, **settings},
-    )
+    done = openstack_command.openstack(cluster.tenant, "cce", "cluster", "certificate", "show", NAME)
     assert (done.returncode, done.stdout) == (1, "")
     assert SENTENCE in " ".join(done.stderr.split())
 
