@@ -45,7 +45,7 @@ async def keep_running(
 async def running(name: str, work: Work, restart_seconds: float = RESTART_SECONDS) -> AsyncIterator[None]:
     """Run the work during the `with` block, as `keep_running` does.
 
-    At the end of the block, tells the work to stop, and waits until it returns. Re-raises the error if that failed.
+    At the end of the block, tells the work to stop, and waits until the work returns. Re-raises an error of the work.
     """
     stop = asyncio.Event()
     task = asyncio.create_task(keep_running(name, work, stop, restart_seconds))
@@ -64,9 +64,9 @@ async def wait_for_stop(stop: asyncio.Event, seconds: float) -> None:
 
 
 async def until_stopped(stop: asyncio.Event, seconds: float) -> AsyncIterator[bool]:
-    """Yield False every `seconds` until `stop` is set, and then True once: the last time.
+    """Yield False every `seconds` until `stop` is set, and then yield True once.
 
-    A time during which `stop` is set is not the last one, because work may have come in meanwhile.
+    If `stop` is set while the caller works, True still follows, because new work may have come in meanwhile.
     """
     is_last = False
     while not is_last:
@@ -98,7 +98,10 @@ class LoopThread:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
     async def close(self, last: Coroutine[Any, Any, None]) -> None:
-        """Run the last work, and let the thread end. If there was no other work, the last work needs no thread."""
+        """Run the last work, and let the thread end.
+
+        If the thread never started, the last work runs in the caller's loop.
+        """
         if self._started is None:
             return await last
         try:
@@ -110,14 +113,14 @@ class LoopThread:
     def _start(self) -> tuple[asyncio.AbstractEventLoop, asyncio.Event]:
         if self._started is None:
             started = loop, _ = asyncio.new_event_loop(), asyncio.Event()
-            # A daemon, so that a name server that does not answer can't delay the end of the process.
+            # A daemon thread, so that a name server that does not answer can't delay the end of the process.
             thread = threading.Thread(target=_serve, args=started, name=self._name, daemon=True)
             try:
                 thread.start()
             except RuntimeError:
                 loop.close()
                 raise
-            # Work in a loop that no thread runs would never end.
+            # Store the loop only after its thread has started: work in a loop without a thread would never end.
             self._started = started
         return self._started
 

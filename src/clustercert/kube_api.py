@@ -92,8 +92,8 @@ class KubeApi:
         seconds: float = RESPONSE_SECONDS,
     ) -> None:
         self._seconds = seconds
-        # An API server chooses how long its certificates take to verify (70 CAs with costly keys: 0.3 s), and its
-        # answers to parse. In a thread of its own, a verification delays neither the service nor other clusters.
+        # An API server decides how long its certificates take to verify (70 CAs with costly keys: 0.3 s), and how long
+        # its answers take to parse. In a thread of its own, this work delays neither the service nor other clusters.
         self._thread = LoopThread("cluster connection")
         self._http = HttpClient(
             tls_context(server_ca_pem, identity),
@@ -178,7 +178,7 @@ class KubeApi:
 
     async def _in_thread(self, work: Coroutine[Any, Any, T]) -> T:
         try:
-            # The request has this time limit itself, but a handshake may delay its end.
+            # The request itself has this time limit, but a TLS handshake may delay the end of the request.
             async with asyncio.timeout(self._seconds):
                 return await self._thread.run(work)
         except TimeoutError as error:
@@ -220,7 +220,7 @@ def printable(unverified: str, longest: int) -> str:
 
 
 def segment(name: str) -> str:
-    """Percent-encode a name as one path segment. Colons stay as they are, which Kubernetes allows."""
+    """Percent-encode a name as one path segment. Colons stay as they are, because Kubernetes allows them in names."""
     return quote(name, safe=":")
 
 

@@ -95,7 +95,7 @@ def read_regular_file(path: Path, limit: int) -> bytes:
 
 
 def user_name(uid: int) -> str:
-    """Return the name of a user of this machine, or the id if it has no name."""
+    """Return the name of a user of this machine, or the user's id if the user has no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -105,7 +105,7 @@ def user_name(uid: int) -> str:
 def access_advice(error: OSError, path: Path) -> str:
     """Return a sentence, after a space, that says which access this process lacks, and what helps.
 
-    Empty for other errors than PermissionError, and if the process has access. The path need not exist.
+    Returns an empty text if the error is not a PermissionError, or if the process has access. The path need not exist.
     """
     if not isinstance(error, PermissionError):
         return ""
@@ -132,10 +132,10 @@ class PrivateFileError(ValueError):
 
 
 def read_private_file(path: Path, limit: int) -> bytes:
-    """Read a file with a secret, which has at most `limit` bytes, and which other users can't access.
+    """Read a file with a secret. Rejects a file of more than `limit` bytes, or that other users can access.
 
-    The group of a file that root owns may read it, unless this process runs as root: Kubernetes gives a Secret to a pod
-    as such a file, with the group `fsGroup`. Raises OSError or PrivateFileError.
+    If root owns the file, the file's group may have read access, unless this process runs as root: Kubernetes gives a
+    Secret to a pod as such a file, with the group `fsGroup`. Raises OSError or PrivateFileError.
 
     Source: PostgreSQL has the same rule for `ssl_key_file`.
     """
@@ -162,7 +162,9 @@ def read_private_file(path: Path, limit: int) -> bytes:
             )
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise PrivateFileError(f"The file {path} is too large for its purpose. Name another file.")
+        raise PrivateFileError(
+            f"The file {path} has more than {limit} bytes. Name the file that contains the secret."
+        )
     return content
 
 

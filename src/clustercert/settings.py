@@ -100,7 +100,8 @@ def _database_url(value: str) -> str:
     target = re.search(r"[?&]target_session_attrs=([^&]*)", value)
     if target is not None and target[1] not in ("primary", "read-write"):
         raise ValueError(
-            f"target_session_attrs={target[1]} would read from a standby, which may lag behind: leave it out"
+            f"target_session_attrs={target[1]} would read from a standby, which may lag behind: leave this "
+            "parameter out"
         )
     # SQLAlchemy is slow to import, and a service without this setting needs it only later.
     from sqlalchemy.engine import make_url  # noqa: PLC0415
@@ -172,11 +173,12 @@ class ServerSettings(Section):
         tls_certificate, tls_key: PEM files; the chain begins with the leaf. By default, the service creates both, and
             a CA, in the data folder, unless it listens on loopback.
         plain_http: serve without TLS on addresses other than loopback, behind a proxy that terminates TLS.
-        public_url: URL of the service for its clients, shown in the catalog. By default, it is taken from each request.
+        public_url: URL of the service for its clients, shown in the catalog. By default, the service takes the URL from
+            each request.
         other_urls: further URLs of the service. A user who has allowed one URL to receive an issuer's tokens is not
             asked again for the other URLs.
         trusted_proxies: networks of proxies, such as `10.0.0.0/8`. For requests from these networks, the source address
-            is taken from `X-Forwarded-For`. For other requests, it is the address of the connection.
+            is taken from `X-Forwarded-For`. Other requests have the address of their connection as source address.
         body_timeout: longest time in seconds for receiving a request body.
         request_timeout: longest time in seconds for processing a request.
     """
@@ -241,8 +243,8 @@ class ApiSettings(Section):
             certificate, as in CCE. If false, the entry contains the API server's CA.
         max_duration: longest `duration` of a request in days, 1825 to 1827. Some of Huawei's clouds allow 1826 or 1827.
             A certificate is valid for more than 1825 days only if `policy.max_lifetime` allows this.
-        recommended_client: version of the command line that users should have at least, such as `0.2.0`. An older one
-            says so once a day, at a terminal. By default, no version is recommended.
+        recommended_client: version of the command line that users should have at least, such as `0.2.0`. An older
+            command line prints a recommendation once a day, at a terminal. By default, no version is recommended.
         documentation: serve `/openapi.json`, and `/docs`, which needs the extra `docs`.
     """
 
@@ -370,7 +372,7 @@ class ConsoleSettings(Section):
     See [Web console](console.md).
 
     Attributes:
-        enabled: serve the console. Without it, the service loads nothing of the console.
+        enabled: serve the console. If false, the service loads no part of the console.
     """
 
     enabled: TrueOrFalse = False
@@ -399,7 +401,7 @@ class TracingSettings(Section):
     Attributes:
         endpoint: URL of the collector (OTLP over HTTP), such as `http://127.0.0.1:4318`. By default, there are no
             traces.
-        sample_ratio: part of the traces that are recorded, 0 to 1. If a trusted proxy sends `traceparent`, the proxy
+        sample_ratio: share of the traces that is recorded, 0 to 1. If a trusted proxy sends `traceparent`, the proxy
             decides.
     """
 
@@ -445,7 +447,7 @@ class Settings(BaseSettings):
             default, an SQLite file in the data folder.
         kek_file: file with key-encryption keys, one on each line: 32 bytes in base64. The first key encrypts, the
             others only decrypt. Keep the file outside the data folder, with mode 0600.
-        kek: key-encryption keys, separated by commas; used instead of `kek_file`. Set them with the variable
+        kek: key-encryption keys, separated by commas; used instead of `kek_file`. Set the keys with the variable
             `CLUSTERCERT_KEK`.
         kek_transit: a key-encryption key in OpenBao or Vault, in a table `[kek_transit]`.
         service_name: name of this service in requests that certificate holders sign, such as revocations. Each service
@@ -508,8 +510,8 @@ class Settings(BaseSettings):
         elif self.kek_file is not None:
             if self.kek_file.resolve().is_relative_to(self.data_dir.resolve()) and not self.demo:
                 raise SettingsError(
-                    f"The key-encryption key {self.kek_file} is in the data folder, so a copy of the data includes it."
-                    " Move it to another folder and set kek_file."
+                    f"The key-encryption key {self.kek_file} is in the data folder, so a copy of the data "
+                    "includes the key. Move the key to another folder and set kek_file."
                 )
             sources.append(KekFile(self.kek_file))
         if self.kek_transit is not None:

@@ -167,9 +167,9 @@ def test_what_the_settings_of_issuers_name_must_exist(careful: Operator) -> None
     address, issuer, jobs, keystone = warnings(careful)
     assert "The issuer sso identifies its users by the claim /user/email." in address
     missing = f"project {'1' * 32}, project acme/eu-de, domain acme, role membr."
-    assert f"of the issuer sso name what does not exist: {missing}" in issuer
-    assert "of the issuer ci name what does not exist: project Default/gone." in jobs
-    assert "of the issuer keystone name what does not exist: domain cloud, role admn." in keystone
+    assert f"of the issuer sso name objects that do not exist: {missing}" in issuer
+    assert "of the issuer ci name objects that do not exist: project Default/gone." in jobs
+    assert "of the issuer keystone name objects that do not exist: domain cloud, role admn." in keystone
 
 
 @pytest.mark.parametrize("name", ["sso", "keystone"])
@@ -198,7 +198,7 @@ def test_roles_and_domains_of_approvers_must_exist(careful: Operator) -> None:
             'offer.approvals = [{ role = "leed" }, { groups = ["gone/leads", "leads"] }]\n'
         )
     [warning] = warnings(careful)
-    assert "name what does not exist: role leed (rule edit), domain gone (rule edit)." in warning
+    assert "name objects that do not exist: role leed (rule edit), domain gone (rule edit)." in warning
 
 
 def test_a_long_offer_is_named_like_a_long_grant(careful: Operator) -> None:
@@ -215,7 +215,7 @@ def test_a_key_beside_the_data_is_named(operator: Operator) -> None:
     operator.configure(SHORT_RULES)
     make_operator(operator)
     [warning] = warnings(operator)
-    assert f"{operator.folder / 'kek'} lies beside the data" in warning
+    assert f"{operator.folder / 'kek'} is in a folder that also contains the data" in warning
 
 
 def test_a_service_without_an_operator_is_named_with_the_commands_that_make_one(careful: Operator) -> None:

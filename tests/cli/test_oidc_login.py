@@ -295,7 +295,9 @@ def test_a_denied_login(user: OidcUser, issuer: OAuthIssuer) -> None:
     issuer.behavior.device = ["access_denied"]
     done = user.run("login", user.url, *user.trust, "--device")
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.endswith(f"Error: The login was denied at {issuer.url}.\n")
+    assert done.stderr.endswith(
+        f"Error: The login was denied at {issuer.url}. Log in again, and allow the login.\n"
+    )
 
 
 def test_the_service_refuses_the_token(user: OidcUser, issuer: OAuthIssuer) -> None:

@@ -70,7 +70,10 @@ def events(root: RemoteUser, made: tuple[Operator, str]) -> Iterator[list[str]]:
 def test_the_life_of_a_domain(root: RemoteUser, events: list[str]) -> None:
     made = root.output_json("domain", "create", "remote")
     assert made in root.output_json("domain", "list")
-    assert root.failure(1, "domain", "create", "remote") == "There is already a domain remote."
+    assert (
+        root.failure(1, "domain", "create", "remote")
+        == "There is already a domain remote. Choose a different name."
+    )
     root.output("domain", "disable", "remote", "--yes")
     (shown,) = [each for each in root.output_json("domain", "list") if each["name"] == "remote"]
     assert shown == made | {"enabled": False}

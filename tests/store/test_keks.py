@@ -194,7 +194,7 @@ def test_an_invalid_key_file_is_refused(tmp_path: Path) -> None:
         tmp_path / "missing": "Can't read the file {} of key-encryption keys: No such file or directory.",
         pipe: "{} is not a file. Name the file that contains the secret.",
         folder: "Can't read the file {} of key-encryption keys: Is a directory.",
-        large: "The file {} is too large for its purpose. Name another file.",
+        large: "The file {} has more than 262144 bytes. Name the file that contains the secret.",
         wrong: "The file {} does not have valid key-encryption keys: line 1 is not the standard base64 of 32 bytes.",
     }
     for file, words in expected.items():

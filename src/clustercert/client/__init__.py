@@ -24,9 +24,9 @@ from clustercert.model.choices import CredentialKind
 from clustercert.model.identity import qualified_name
 from clustercert.model.rights import AUDITOR, OPERATOR
 
-# The statuses of an operation that a service does not have.
+# The statuses with which a service answers if it does not have an operation.
 _NO_SUCH_OPERATION = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
-# The type of CCE in the service catalogs of Open Telekom Cloud.
+# The service type of CCE in the service catalogs of Open Telekom Cloud.
 CCE_SERVICE = "ccev2.0"
 
 
@@ -158,7 +158,7 @@ class IssueOptions:
 
     Attributes:
         expires_in: the requested lifetime, sent in whole seconds.
-        access_request: the id of the access request whose groups the certificate has.
+        access_request: the id of the access request whose groups the certificate gets.
         credential: `token` for a cluster whose credentials are tokens; by default, a certificate is requested.
     """
 

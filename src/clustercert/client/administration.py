@@ -59,7 +59,8 @@ class AdministrationClient(ServiceClient):
                 raise
             kind, name = path.partition("?")[0].split("/")[-2:]
             raise ApiError(
-                f"There is already a {kind.removesuffix('s')} {unquote(name)}.", error.http_status
+                f"There is already a {kind.removesuffix('s')} {unquote(name)}. Choose a different name.",
+                error.http_status,
             ) from error
 
     def put(self, path: str, body: JsonObject) -> JsonObject:
@@ -108,7 +109,8 @@ class AdministrationClient(ServiceClient):
             if error.http_status != HTTPStatus.PRECONDITION_FAILED or etag is None:
                 raise
             raise ApiError(
-                "The object was changed meanwhile, so it was not deleted.", error.http_status
+                "The object was changed meanwhile, so it was not deleted.",
+                error.http_status,
             ) from error
 
 
@@ -125,6 +127,6 @@ def path_of(*parts: str, domain: str | None = None) -> str:
     for part in parts:
         check_name(part)
         if "/" in part:
-            raise InvalidArgument(f"{part}: names can't have a slash.")
+            raise InvalidArgument(f"{part} is not a name: a name can't contain a slash.")
     query = f"?domain={quote(domain, safe='')}" if domain is not None else ""
     return "".join(f"/{quote(part, safe='')}" for part in parts) + query

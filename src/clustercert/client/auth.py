@@ -40,7 +40,8 @@ class ProjectTokenAuth:
         rescope: returns a token for the given project.
 
     Attributes:
-        default_project: the project for requests whose path names none; `None` for the login's token.
+        default_project: the project for requests whose path names no project. If `None`, these requests have the
+            login's token.
     """
 
     def __init__(self, token: str, project_id: str | None, rescope: Callable[[str], str]) -> None:

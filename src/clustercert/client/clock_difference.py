@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-# A smaller difference makes no difference for logins and certificates.
+# A smaller difference does not matter for logins and certificates.
 NOTICED = timedelta(minutes=1)
 _UNITS = ((timedelta(days=2), timedelta(days=1), "days"), (timedelta(hours=2), timedelta(hours=1), "h"))
 
@@ -20,7 +20,7 @@ def described(here: datetime, there: datetime, whose: str) -> str:
     )
     direction = "ahead of" if here > there else "behind"
     return (
-        f"The clock of this machine is {round(apart / unit)} {name} {direction} {whose}. Correct it, for example with "
-        "`timedatectl set-ntp true`. With a wrong clock, logins and certificates seem to have expired, or not to be "
-        "valid yet."
+        f"The clock of this machine is {round(apart / unit)} {name} {direction} {whose}. Correct the clock, "
+        "for example with `timedatectl set-ntp true`. With a wrong clock, logins and certificates seem to "
+        "have expired, or not to be valid yet."
     )

@@ -42,9 +42,9 @@ MAX_MESSAGE = 3000
 OWN = "/clustercert/v1"
 # How many resources `list_all` requests at once.
 _PAGE = 500
-# The maximum number of pages in a list: for 5 million resources.
+# The maximum number of pages in a list, enough for 5 million resources.
 MAX_PAGES = 10_000
-# The maximum length of a cursor. A longer one is not sent.
+# The maximum length of a cursor. A longer cursor is not sent.
 _MAX_CURSOR = 4096
 # Services reject a signature if the clocks differ by more than this.
 SKEW = timedelta(minutes=15)
@@ -196,7 +196,7 @@ class HttpTransport:
 class _TimeLimit:
     """Shuts a socket down when a response takes too long.
 
-    The socket's own time-out is not enough, because each received byte restarts it.
+    The socket's own time-out is not enough, because each received byte restarts that time-out.
     """
 
     def __init__(self, connected: socket.socket, seconds: float) -> None:
@@ -258,7 +258,7 @@ def _proxy(url: SplitResult) -> SplitResult | None:
 
 
 class UnusableProxy(OSError):
-    """The environment variable for the proxy has no address of an HTTP proxy."""
+    """The environment variable for the proxy does not contain the address of an HTTP proxy."""
 
 
 class ClientError(ClustercertError):
@@ -294,8 +294,9 @@ class UntrustedCertificate(ClientError, status=503, code="CCE.01503001"):
 
     def __init__(self, url: str, reason: str) -> None:
         advice = certificate_advice(reason) or (
-            "If the service has a new certificate, run `clustercert login`, and compare the fingerprint that it shows "
-            "with the operator's. If the login is in variables, name the CA in CLUSTERCERT_CA_FILE or OS_CACERT."
+            "If the service has a new certificate, run `clustercert login`, and compare the shown "
+            "fingerprint with the operator's. If you log in with environment variables, name the CA in "
+            "CLUSTERCERT_CA_FILE or OS_CACERT."
         )
         super().__init__(f"The certificate of {url} is not trusted ({reason}). {advice}")
         self.rejection = reason
@@ -560,8 +561,8 @@ def _translate_failures(url: str) -> Iterator[None]:
         raise UntrustedCertificate(url, one_line(error.verify_message).rstrip(".")) from error
     except (http.client.HTTPException, ssl.SSLError) as error:
         raise Unreachable(
-            f"{url} does not answer with valid HTTP{through_proxy(url)} ({_reason(error)}). Check the address: https "
-            "or http?"
+            f"{url} does not answer with valid HTTP{through_proxy(url)} ({_reason(error)}). Check whether "
+            "the address must begin with https or http."
         ) from error
     except UnusableProxy as error:
         raise Unreachable(
@@ -603,7 +604,11 @@ def _api_error(request: HttpRequest, reply: Reply, content: bytes, url: str) -> 
     try:
         body = json_object(json.loads(content))
     except (ValueError, TypeError, RecursionError):
-        return ApiError(f"{url} answered with status {reply.status} and no message.", reply.status)
+        return ApiError(
+            f"{url} answered with status {reply.status} and no message. Check the address, and "
+            "ask the operator of the service.",
+            reply.status,
+        )
     inner = body.get("error")
     fields = inner if isinstance(inner, dict) else body
     message = fields.get("error_msg") or fields.get("errorMessage") or fields.get("message") or "No message."
@@ -630,7 +635,7 @@ def _clock_hint(request: HttpRequest, reply: Reply) -> str:
 
 
 def _date(reply: Reply) -> datetime | None:
-    """Return when the service answered, by its clock, or `None` if the response does not say it."""
+    """Return the time of the response by the service's clock, or `None` if the response does not contain this time."""
     try:
         return datetime.strptime(reply.headers.get("Date", ""), "%a, %d %b %Y %H:%M:%S GMT").replace(
             tzinfo=UTC

@@ -382,7 +382,7 @@ async def _apply(
     """Record the policy and issuers of the settings, and use this policy and these issuers from now on.
 
     Raises Unavailable, or Conflict if a cluster's exemption forbids the policy, or a domain has the name of an issuer.
-    After an error, the former policy and issuers stay in use.
+    After an error, the previous policy and issuers stay in use.
     """
     policy = await asyncio.to_thread(settings.loaded_policy)
     _warn_of(policy)
@@ -542,7 +542,7 @@ class LocalApplication:
         return start["status"], answered, b"".join(message.get("body", b"") for message in rest)
 
     async def _seal_events(self) -> None:
-        """Seal the waiting events, because only sealed events are shown, and create a missing log.
+        """Create a missing log, and seal the waiting events, because only sealed events are shown.
 
         This process has no sealing job.
         """

@@ -1,4 +1,4 @@
-"""Compares this machine's clock with the database server's."""
+"""Compares this machine's clock with the database server's clock."""
 
 import asyncio
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ INTERVAL_SECONDS = 60.0
 
 @dataclass(slots=True)
 class ClockWatch:
-    """Logs when this machine's clock begins and ceases to differ too much from the database server's."""
+    """Logs when the clocks of this machine and the database server differ too much, and when they agree again."""
 
     database: Database
     _is_wrong: bool = False

@@ -30,9 +30,10 @@ logger = structlog.get_logger()
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 100
 HEAD_SECONDS = 10.0
-# The parser also accepts HTTP/0.9 and HTTP/2.0, which it reads as if they were HTTP/1.1.
+# The parser would read requests in HTTP/0.9 and HTTP/2.0 as if they were HTTP/1.1.
 VERSIONS = ("1.0", "1.1")
-# Maximum number of pipelined requests, sent before the response to an earlier one. Clients rarely send even two.
+# Maximum number of pipelined requests: requests that a client sends before it has the response to the previous request.
+# Clients rarely send even two.
 MAX_PIPELINED = 16
 # Maximum number of connections of a worker, not counting unfinished TLS handshakes.
 MAX_CONNECTIONS = 2048
@@ -49,7 +50,7 @@ MAX_UNREAD = 128
 # is 512 KiB.
 WRITE_BUFFER = 64 * 1024
 # After a refusal, or a response before the end of a body, the server discards the rest of the request: at most
-# MAX_DISCARDED bytes in at most LATE_SECONDS, and no longer if the client is silent for LINGER_SECONDS. Closing the
+# MAX_DISCARDED bytes in at most LATE_SECONDS. It stops earlier if the client is silent for LINGER_SECONDS. Closing the
 # connection at once would reset the connection, and a client that sends everything before it reads would not see the
 # response.
 LINGER_SECONDS = 2.0
@@ -60,7 +61,7 @@ REPORT_SECONDS = 60.0
 
 
 class Loop(uvloop.Loop):
-    """An event loop whose servers limit TLS handshakes, in time and number."""
+    """An event loop whose servers limit the number and the duration of TLS handshakes."""
 
     async def create_server(  # type: ignore[override]  # the options are uvloop's
         self,
@@ -165,9 +166,10 @@ class _Part(Enum):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol, which limits each part of a request while it arrives.
+    """uvicorn's HTTP/1.1 protocol, with a limit for each part of a request.
 
-    The parser copies an incomplete header value with each piece that arrives, so bytes are counted before parsing.
+    The parser copies an incomplete header value with each piece that arrives, so the bytes are counted before they are
+    parsed.
 
     Attributes:
         waiting: connections of this worker that wait for their client to send or to read, the longest waiting first.
@@ -282,8 +284,8 @@ class BoundedProtocol(HttpToolsProtocol):
             # this hidden request would seem to come from the proxy.
             self._fail(
                 InvalidRequest(
-                    "A request with a body can't change the protocol. Send it without the header Upgrade: with "
-                    "version(HTTP_1_1) of Java's HttpClient, or with curl --http1.1."
+                    "A request with a body can't change the protocol. Send the request without the header "
+                    "Upgrade: with version(HTTP_1_1) of Java's HttpClient, or with curl --http1.1."
                 )
             )
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -394,7 +396,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _time_out(self) -> None:
         self._refuse(
-            RequestTimeout(f"The request did not arrive within {HEAD_SECONDS:g} seconds. Send it again.")
+            RequestTimeout(
+                f"The request did not arrive within {HEAD_SECONDS:g} seconds. Send the request again."
+            )
         )
 
     def _refuse(self, failure: ClustercertError) -> None:
@@ -435,9 +439,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _rendered(self, failure: ClustercertError) -> bytes:
         request_id = new_id()
-        # Empty if the parser has not accepted the request line.
+        # The path is empty if the parser has not accepted the request line.
         path = self.url.partition(b"?")[0].decode("latin-1")
-        # No list before the first request of the connection.
+        # Before the first request of the connection, there is no list of headers.
         for_huawei_sdk = is_huawei_sdk(self.headers or ())
         response = responses.error(failure, path, request_id, for_huawei_sdk=for_huawei_sdk)
         fields = [

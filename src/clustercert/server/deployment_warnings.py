@@ -93,8 +93,8 @@ def _kek_beside_data(settings: Settings, database: "Database") -> Iterator[str]:
         folders += [database.folder.resolve(), database.folder.resolve().parent]
     if kek.parent in folders:
         yield (
-            f"The key-encryption key {kek} lies beside the data, so a copy of that folder includes both. Move the key"
-            " to a different folder, and set kek_file."
+            f"The key-encryption key {kek} is in a folder that also contains the data, so a copy of this "
+            "folder includes both. Move the key to a different folder, and set kek_file."
         )
 
 
@@ -133,7 +133,7 @@ async def _missing_operator(settings: Settings, database: "Database") -> AsyncIt
 
 
 def _webhook_address(settings: Settings, role: ServerRole | None) -> Iterator[str]:
-    """Warn if the webhook is a process of its own, as `role` or the table [webhook] shows, without its own address."""
+    """Warn if the webhook is a separate process, as `role` or the table [webhook] shows, but lacks an address."""
     webhook = settings.webhook
     if webhook.public_url is None and (role == "api" or webhook.model_fields_set):
         yield (
@@ -144,7 +144,7 @@ def _webhook_address(settings: Settings, role: ServerRole | None) -> Iterator[st
 
 
 def _webhook_secret(settings: Settings) -> Iterator[str]:
-    """Warn if messages about access requests can't be signed. They wait, because the file may be repaired."""
+    """Warn if messages about access requests can't be signed. The messages wait until the file is repaired."""
     file = settings.requests.webhook_secret_file
     if file is None:
         return
@@ -185,8 +185,9 @@ async def _missing_names(settings: Settings, database: "Database") -> AsyncItera
     for authority in settings.identity.authorities:
         if missing := await federation.missing_names(authority):
             yield (
-                f"The settings of the issuer {authority.name} name what does not exist: {_listed(missing)}. These"
-                " names give users nothing. Correct [identity], or create what is missing."
+                f"The settings of the issuer {authority.name} name objects that do not exist: "
+                f"{_listed(missing)}. These names give users nothing. Correct [identity], or create these "
+                "objects."
             )
 
 
@@ -227,8 +228,8 @@ async def _missing_in_rules(settings: Settings, database: "Database") -> AsyncIt
                 )
     if missing:
         yield (
-            f"Rules of the policy name what does not exist: {_listed(missing)}. These names match nothing. Correct the"
-            " rules, or create what is missing."
+            f"Rules of the policy name objects that do not exist: {_listed(missing)}. These names match "
+            "nothing. Correct the rules, or create these objects."
         )
 
 
@@ -242,10 +243,10 @@ async def _templates_without_domain(settings: Settings, database: "Database") ->
     if not any(each in username for each in ("{user.domain}", "{user.id}")):
         yield (
             f"policy.username is {username}, but there are several domains: {_listed(domains)}. A name belongs to"
-            " the first user who gets a certificate with it. A user of this name in another domain gets none. Set"
-            ' policy.username = "{user.name}@{user.domain}".'
+            " the first user who gets a certificate with it. A user of this name in another domain gets no certificate."
+            ' Set policy.username = "{user.name}@{user.domain}".'
         )
-    # For each template, its rules with the domains whose groups fill it in.
+    # For each template: the rules that use the template, and the domains whose groups each rule inserts.
     sources: dict[str, list[tuple[str, frozenset[str], bool]]] = {}
     for rule in policy.named_rules:
         groups, projects = _domains_of(rule.when.groups), _domains_of(rule.when.projects)

@@ -16,7 +16,7 @@ from clustercert.store.job_cursors import JobCursor
 
 logger = structlog.get_logger()
 
-# The maximum number of certificates to compare with a new policy, which takes a few seconds in a thread.
+# The maximum number of certificates to compare with a new policy. Comparing so many takes a few seconds in a thread.
 MAX_COMPARED = 5000
 
 

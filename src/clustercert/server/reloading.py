@@ -95,7 +95,8 @@ logger = structlog.get_logger()
 FAULT_SECONDS = 300
 # The maximum number of names in each list of a log line.
 MAX_NAMED = 20
-# If one of these settings differs after SIGHUP, the file is probably empty, half-written, or for another service.
+# If one of these settings differs after SIGHUP, the file is probably empty or half-written, or belongs to another
+# service.
 FIXED = ("data_dir", "database_url", "kek_file", "service_name")
 
 
@@ -168,8 +169,8 @@ class Reloader:
                 await asyncio.to_thread(self._store_applied, Reloadable.from_settings(following))
         except ClustercertError as failure:
             if isinstance(failure, Conflict):
-                # A cluster's exemption or a domain's name conflicts with the settings until an operator changes one of
-                # them.
+                # The settings conflict with a cluster's exemption or a domain's name until an operator ends the
+                # conflict.
                 self._retry.plan(FAULT_SECONDS)
             metrics.RELOADS.labels("settings", "failed").inc()
             logger.error("settings not reloaded", error=failure.message)  # noqa: TRY400 - a traceback would add nothing
@@ -186,7 +187,7 @@ class Reloader:
     def _read(self, current: Settings) -> tuple[Settings, Settings]:
         """Read the settings, and run the policy's examples.
 
-        Returns the settings as read, and the current settings with the policy and issuers as read.
+        Returns the settings that were read, and the current settings with the policy and issuers that were read.
         """
         self.files.mark()
         loaded = self.load()

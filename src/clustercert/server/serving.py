@@ -112,7 +112,10 @@ class DrainingServer(uvicorn.Server):
         self._ends_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handle a signal. The first drain signal starts to drain connections; any other one stops at once."""
+        """Handle a signal.
+
+        The first drain signal starts to drain connections; any other signal stops the server at once.
+        """
         if sig != self._drain_signal or not self.started or self._ends_at is not None:
             super().handle_exit(sig, frame)
             return
@@ -238,7 +241,7 @@ def run(
     Args:
         load: a function that reads the settings again. Workers call this function too, so it must be picklable.
         watch: the files that `load` reads, as they were before the settings were loaded.
-        drain: after SIGTERM, drain connections. An inherited socket implies this.
+        drain: after SIGTERM, drain connections. If the socket is inherited, connections are always drained.
         on_start: called in this process, just before it serves or starts its workers.
     """
     _raise_open_files()
@@ -336,7 +339,10 @@ class _Supervisor(Multiprocess):
         self.processes.extend(self._started_worker() for _ in range(self.processes_num))
 
     def keep_subprocess_alive(self) -> None:
-        """Replace workers that have ended or hang. While the workers drain their connections, wait until all ended."""
+        """Replace workers that have ended or hang.
+
+        While the workers drain their connections, wait until all workers have ended.
+        """
         if self.is_told_to_stop:
             if all(worker.exitcode is not None for worker in self.processes):
                 self.should_exit.set()
@@ -347,7 +353,8 @@ class _Supervisor(Multiprocess):
             worker.kill()
             worker.join()
             if worker.exitcode == STARTUP_FAILURE:
-                # The next start would fail in the same way: a worker waits for a database that does not answer.
+                # A new worker would fail too. A database that does not answer is not the cause: workers wait for the
+                # database.
                 self.should_exit.set()
                 return
             logger.warning("Child process [%s] ended, and is replaced", worker.pid)
@@ -451,7 +458,7 @@ class _Application:
 
 
 def _stopping() -> asyncio.Event:
-    """Return an event that is set at signals that end this process, in addition to what uvicorn does then.
+    """Return an event that is set at signals that end this process. uvicorn still handles these signals too.
 
     uvicorn looks at a signal only after the application has started.
     """
@@ -466,12 +473,12 @@ def _stopping() -> asyncio.Event:
 
         return handler
 
-    # uvicorn has set its handlers. When the server has stopped, uvicorn restores the handlers of before.
+    # uvicorn has set its handlers. When the server has stopped, uvicorn restores the previous handlers.
     for number in (signal.SIGINT, signal.SIGTERM, DRAIN_WORKER):
         handle = signal.getsignal(number)
         if callable(handle):
             signal.signal(number, also_note(handle))
-            # The handler is a method of the server. It may have handled a signal before it was replaced.
+            # uvicorn's handler is a method of the server. The server may already have handled a signal.
             if getattr(getattr(handle, "__self__", None), "should_exit", False):
                 stopping.set()
     return stopping

@@ -24,7 +24,7 @@ _Stamps = tuple[Stamp, ...]
 class TlsContext:
     """Creates the server's TLS context, and reloads the TLS files.
 
-    uvicorn's option `ssl_context_factory` is an instance, and `callback_notify` is the method `reload`. An instance is
+    Give uvicorn an instance as `ssl_context_factory`, and the method `reload` as `callback_notify`. An instance is
     pickled and sent to each worker, so it creates its context only when called.
     """
 

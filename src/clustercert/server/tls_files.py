@@ -37,11 +37,11 @@ class Tls:
         certificate, key: PEM files; the chain begins with the leaf.
         ca: the CA file that clients need to trust a self-signed pair; otherwise `None`.
         fingerprint: the fingerprint that users compare at their first login: SHA-256 of the DER of the last certificate
-            in the file, lower-case hex.
-        certificate_fingerprint: the same of the leaf.
+            in the file, in lower-case hex.
+        certificate_fingerprint: SHA-256 of the DER of the leaf, in lower-case hex.
         names: host names and IP addresses in a self-signed certificate; otherwise empty.
         client_ca: PEM file of the CAs from which clients must have a certificate. `None` if clients need none.
-        not_before, not_after: the time in which all certificates in the file are valid.
+        not_before, not_after: the period in which all certificates in the file are valid.
     """
 
     certificate: Path
@@ -56,7 +56,7 @@ class Tls:
 
     @property
     def has_issuer(self) -> bool:
-        """Whether the leaf is not the only certificate in the file."""
+        """Whether the file contains more certificates than the leaf."""
         return self.fingerprint != self.certificate_fingerprint
 
     @classmethod
@@ -90,13 +90,16 @@ def tls(settings: Settings, host: str, role: ServerRole = "all") -> Tls | None:
         return files
     if files is None:
         raise SettingsError(
-            "webhook.client_ca needs TLS. Set webhook.tls_certificate and webhook.tls_key, or let the proxy that "
-            "terminates TLS check client certificates."
+            "webhook.client_ca needs TLS. Set webhook.tls_certificate and webhook.tls_key. If a proxy "
+            "terminates TLS, remove webhook.client_ca, and let the proxy check client certificates."
         )
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(client_ca)
     except OSError as error:
-        raise SettingsError(f"webhook.client_ca: can't use {client_ca}: {error}.") from error
+        raise SettingsError(
+            f"webhook.client_ca: can't use {client_ca}: {error}. Name a PEM file of CA "
+            "certificates that the service can read."
+        ) from error
     return replace(files, client_ca=client_ca)
 
 
@@ -122,7 +125,7 @@ def _server_files(settings: Settings, host: str) -> Tls | None:
 def _given(certificate: Path, key: Path) -> Tls:
     for file in (certificate, key):
         try:
-            # The errors of `ssl` name no file.
+            # Open each file first, because the errors of `ssl` do not name the file.
             file.open("rb").close()
         except OSError as error:
             raise SettingsError(
@@ -132,11 +135,14 @@ def _given(certificate: Path, key: Path) -> Tls:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
         return Tls.from_files(certificate, key)
     except (OSError, ValueError) as error:
-        raise SettingsError(f"Can't use the TLS files {certificate} and {key}: {error}.") from error
+        raise SettingsError(
+            f"Can't use the TLS files {certificate} and {key}: {error}. Name PEM files with "
+            "a certificate chain, leaf first, and its unencrypted key."
+        ) from error
 
 
 def _configured_names(hosts: set[str], public_urls: Iterable[str | None]) -> set[str]:
-    """Return loopback, and the names and addresses in the settings under which clients may reach the service."""
+    """Return loopback, and all names and addresses in the settings at which clients may reach the service."""
     # 0.0.0.0 and :: mean "all addresses", so clients can't use them.
     names = {"localhost", "127.0.0.1", "::1"} | hosts - {"0.0.0.0", "::"}  # noqa: S104
     hostnames = (urlsplit(url).hostname for url in public_urls if url is not None)
@@ -219,7 +225,10 @@ def present_tls(settings: Settings) -> Tls | None:
     try:
         return Tls.from_files(certificate, key, ca)
     except (OSError, ValueError) as error:
-        raise SettingsError(f"Can't read the certificate {certificate}: {error}.") from error
+        raise SettingsError(
+            f"Can't read the certificate {certificate}: {error}. Name a PEM file that this "
+            "user can read, in server.tls_certificate."
+        ) from error
 
 
 def new_server_certificate(

@@ -45,7 +45,7 @@ _COOKIE = "clustercert-login"
 _UNKNOWN = ResultPage(404, "Not found", "There is nothing at this address.")
 _FOREIGN = ResultPage(
     400,
-    "This login can't go on",
+    "This login can't continue",
     "The answer does not belong to the login that waits in the terminal, or comes from another browser. Close this "
     "window, and log in again.",
 )
@@ -122,7 +122,7 @@ class LoopbackServer:
         self.delivered.wait(_CONNECTION_SECONDS)
 
     def browser_cookie(self, sent: str | None) -> str | None:
-        """Return a cookie for the browser that opens the start page; `None` if another browser opened it before."""
+        """Return a cookie for the browser that opens the start page; `None` if another browser has opened it."""
         with self._lock:
             if self._browser is None:
                 self._browser = secrets.token_urlsafe(32)

@@ -284,10 +284,16 @@ def discover(connections: IssuerConnections, issuer: str) -> Endpoints:
             "issuer's address."
         )
     if not supports_pkce(document):
-        raise IssuerError(f"The issuer {issuer} does not support PKCE with S256, which `login` needs.")
+        raise IssuerError(
+            f"The issuer {issuer} does not support PKCE with S256, which `login` needs. Ask "
+            "the operator of the issuer to enable it."
+        )
     token = _endpoint(document, "token_endpoint", issuer)
     if token is None:
-        raise IssuerError(f"The discovery document of {issuer} has no token_endpoint.")
+        raise IssuerError(
+            f"The discovery document of {issuer} has no token_endpoint. Ask the operator of "
+            "the issuer to correct the document."
+        )
     return Endpoints(
         authorization=_endpoint(document, "authorization_endpoint", issuer),
         token=token,
@@ -302,7 +308,10 @@ def _endpoint(document: Mapping[str, object], name: str, issuer: str) -> str | N
     if value is None:
         return None
     if not is_https_url(value) or len(str(value)) > _MAX_TEXT:
-        raise IssuerError(f"In the discovery document of {issuer}, {name} is not an https URL.")
+        raise IssuerError(
+            f"In the discovery document of {issuer}, {name} is not an https URL. Ask the "
+            "operator of the issuer to correct the document."
+        )
     return str(value)
 
 

@@ -41,13 +41,14 @@ from clustercert.model.requests import is_https_url
 
 # The longest token that the service accepts.
 MAX_TOKEN = 16 * 1024
-# A token is replaced 30 seconds before its expiry, or a tenth of its lifetime before its expiry if that is shorter.
+# A token is replaced 30 seconds before its expiry, or a tenth of its lifetime before its expiry if this time is
+# shorter.
 _EARLY = timedelta(seconds=30)
-# The largest difference between the clocks of this machine and the issuer that is accepted.
+# The largest accepted difference between the clocks of this machine and the issuer.
 _SKEW = timedelta(minutes=5)
 _PARTS = 3
 _USER_CLAIMS = ("preferred_username", "email", "name", "repository", "project_path", "sub")
-# Claims of jobs that issuers' settings often require.
+# Claims in the tokens of CI jobs that issuers' settings often require.
 _SHOWN_CLAIMS = (
     "project_path",
     "project_id",
@@ -124,11 +125,11 @@ def describe_refused(token: str) -> str:
         for name in _SHOWN_CLAIMS
         if isinstance(claims.get(name), str | int)
     ]
-    also = f" It has {', '.join(held)}." if held else ""
+    also = f" The token has {', '.join(held)}." if held else ""
     return (
-        f"The token is for the audience {one_line(named)}, and expires at {rfc3339(expires)}.{also} An operator of the"
-        " service can see with `clustercert identity explain` which of these the settings do not accept:"
-        " `audiences` or `claims` of the issuer."
+        f"The token is for the audience {one_line(named)}, and expires at {rfc3339(expires)}.{also} An "
+        "operator of the service can see with `clustercert identity explain` whether `audiences` or "
+        "`claims` of the issuer exclude the token."
     )
 
 
@@ -432,11 +433,12 @@ class AuthorizationRequest:
         issuer = self.client.issuer
         if not is_sent_by(issuer.url, parameters, sends_issuer=self.client.endpoints.sends_issuer):
             raise IssuerError(
-                f"The answer in the browser is not from {issuer.url}, so it is not used. Log in again."
+                f"The answer in the browser is not from {issuer.url}, so the answer is not used. Log in "
+                "again."
             )
         error, code = parameters.get("error"), parameters.get("code")
         if error == "access_denied":
-            raise LoginRefused(f"The login was denied at {issuer.url}.")
+            raise LoginRefused(f"The login was denied at {issuer.url}. Log in again, and allow the login.")
         if error is not None:
             raise OAuthError(one_line(error), one_line(parameters.get("error_description", "")), issuer.url)
         if not code:
@@ -469,7 +471,9 @@ def log_in_by_device_code(
             interval = min(interval * 2, _LONGEST_INTERVAL)
         except OAuthError as error:
             if error.error == "access_denied":
-                raise LoginRefused(f"The login was denied at {client.issuer.url}.") from error
+                raise LoginRefused(
+                    f"The login was denied at {client.issuer.url}. Log in again, and allow the login."
+                ) from error
             if error.error == "expired_token":
                 break
             if error.error == "slow_down":
