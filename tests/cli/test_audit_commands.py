@@ -89,7 +89,7 @@ def test_an_export_is_verified_with_only_the_key(operator: Operator, file: Path)
     assert done.err.startswith("The audit log is intact: all")
     without = operator.run(*verify)
     assert without.code == 1
-    assert "which the folder's creator chose. Give the key that you kept with --key" in without.err
+    assert "which the folder's creator chose. Give --key with the key that you saved" in without.err
     [events] = (folder / "events").iterdir()
     lines = events.read_text().splitlines(keepends=True)
     events.write_text("".join(lines[:2] + lines[3:]))

@@ -142,7 +142,7 @@ def test_a_whole_rotation_by_commands(new: NewRotation, operator: Machine, tmp_p
     assert "`--force --holders 1`" in refused.err
     asked = operator.run("cluster", "ca", "complete", name, "--force")
     assert (asked.code, asked.out) == (2, "")
-    assert "Their holders lose access: member (1)." in asked.err
+    assert "The holders of all these certificates lose access: member (1)." in asked.err
     assert asked.err.endswith(
         "There is no terminal to ask for the number of certificates that lose access: add --holders N.\n"
     )

@@ -190,10 +190,10 @@ def log_in(operator: Operator, user_id: str, project_id: str | None) -> None:
 def test_domains_are_enabled_and_disabled(operator: Operator) -> None:
     alice = str(operator.output_json("user", "create", "alice", "--no-password")["id"])
     assert operator.error("domain", "disable", "Default").startswith(
-        "The domain Default has 1 user, no projects, no clusters and no valid certificates. It has no logins. Until"
+        "The domain Default has 1 user, no projects, no clusters and no valid certificates. No logins end. Until"
     )
     log_in(operator, alice, None)
-    assert "certificates. 1 token ends for good. Until" in operator.error("domain", "disable", "Default")
+    assert "certificates. 1 token ends permanently. Until" in operator.error("domain", "disable", "Default")
     assert operator.output_json("domain", "list")[0]["enabled"] is True
     disabled = operator.run("domain", "disable", "Default", "--yes")
     assert disabled.err.startswith(
@@ -225,7 +225,8 @@ def test_projects_are_enabled_disabled_and_deleted(operator: Operator) -> None:
     for scope in (None, project, project):
         log_in(operator, alice, scope)
     assert operator.error("project", "disable", "eu-de").startswith(
-        "The project eu-de has no clusters and no valid certificates. 2 tokens end for good. Until you enable it"
+        "The project eu-de has no clusters and no valid certificates. 2 tokens end permanently. Until you enable the"
+        " project again"
     )
     disabled = operator.run("project", "disable", "eu-de", "--yes")
     assert "`clustercert certificate list --project PROJECT --state live`" in disabled.err

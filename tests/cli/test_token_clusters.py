@@ -233,7 +233,7 @@ def test_a_new_role_needs_the_administrator_and_a_removed_one_takes_its_rights_a
     added = ("--group-role", "team:blue=clusterrole/edit@bank")
     refused = site.update(*added)
     assert refused.code == 2
-    assert "clusterrole/edit@bank: the cluster needs further rights" in " ".join(refused.err.split())
+    assert "clusterrole/edit@bank: the service needs further rights" in " ".join(refused.err.split())
 
     done = site.update(*added, "--from-kubeconfig", site.kubeconfig)
 

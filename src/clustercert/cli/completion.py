@@ -38,7 +38,7 @@ _PARAMETERS = {
     "profile": "profiles",
 }
 _MAX_NAMES = 10000
-# The characters beside letters and digits that have no special meaning for shells, replaced by a letter.
+# The characters besides letters and digits that have no special meaning for shells. Each is replaced by a letter.
 _HARMLESS = str.maketrans("-_.@/", "aaaaa")
 # A value that ends with this text tells the shell scripts to complete nothing. Without any value, the scripts complete
 # file names.
@@ -95,7 +95,8 @@ def _fitting(found: Sequence[str], unique: AbstractSet[str], incomplete: str) ->
     """Yield the names that begin with a text.
 
     Args:
-        unique: names that stand for their full names, such as `acme/eu-de/prod`, until the text has a slash.
+        unique: names that are yielded in place of their full names, such as `acme/eu-de/prod`, if the text has no
+            slash.
     """
     for each in found:
         _, slash, short = each.rpartition("/")

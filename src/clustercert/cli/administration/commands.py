@@ -58,7 +58,7 @@ AnyDomainOption = Annotated[
     typer.Option(
         "--domain",
         metavar="DOMAIN",
-        help="Domain, OIDC issuer or Keystone to which the user belongs, by name. [default: any]",
+        help="Name of the domain, OIDC issuer or Keystone to which the user belongs. [default: any]",
     ),
 ]
 KeyOwnerOption = Annotated[
@@ -238,7 +238,7 @@ def _create_user(
 
 
 def _with_new_password(file: Path | None, instead: str, send: Callable[[str], JsonObject]) -> JsonObject:
-    """Read a new password and send it. Asks again after a refused password, if the user typed it at a terminal.
+    """Read a new password and send it. Asks again if the service refuses a password that was typed at a terminal.
 
     `instead` is the advice if there is no terminal.
     """
@@ -316,7 +316,7 @@ def _block(
     """
     named = named_users(client, name) if all_of_this_name else []
     users = [each for each in named if domain in (None, each["domain"])]
-    # An id is not a name, and a name that nobody has is an error.
+    # The text may be an id. `find_user` raises an error if nobody has this name or id.
     users = users or [find_user(client, name, domain=domain)]
     question = "Block the user?" if len(users) == 1 else f"Block these {len(users)} users?"
     confirm(
@@ -522,9 +522,10 @@ def _loss_of_project(client: AdministrationClient, project: JsonObject) -> str:
     path = path_of("projects", str(project["id"]))
     clusters = count_of(client.list_all(f"{path}/clusters", "clusters"), "cluster")
     return (
-        f"The project {shown_name(client, project)} has {clusters} and {_live(client, [path])}."
-        f" {_ending(client.get(f'{path}/logins'))} Until you enable it again, nobody can use it or get"
-        " certificates for its clusters. Certificates that exist stay valid. Disable the project?"
+        f"The project {shown_name(client, project)} has {clusters} and {_live(client, [path])}. "
+        f"{_ending(client.get(f'{path}/logins'))} Until you enable the project again, nobody can use the "
+        "project or get certificates for its clusters. Certificates that exist stay valid. Disable the "
+        "project?"
     )
 
 
@@ -542,10 +543,10 @@ def _ending(logins: JsonObject) -> str:
     numbers = {noun: cast("int", logins[kind]) for kind, noun in _LOGINS.items()}
     counts = [counted(number, noun) for noun, number in numbers.items() if number]
     if not counts:
-        return "It has no logins."
+        return "No logins end."
     *others, last = counts
     subject = f"{', '.join(others)} and {last}" if others else last
-    return f"{subject} {'ends' if sum(numbers.values()) == 1 else 'end'} for good."
+    return f"{subject} {'ends' if sum(numbers.values()) == 1 else 'end'} permanently."
 
 
 # The field that `show` adds to the fields of a resource, and the function that returns the field's value.

@@ -168,8 +168,9 @@ RESOURCES = {
                 "create": "Create a domain.",
                 "list": "List the domains.",
                 "enable": "Enable a domain, so that its users can log in again.",
-                "disable": "Disable a domain with its users and projects, and end the logins of its users. Its"
-                " certificates stay valid until they expire. If the command is interrupted, run it again.",
+                "disable": "Disable a domain with its users and projects, and end the logins of its users. "
+                "Issued certificates stay valid until they expire. If the command is "
+                "interrupted, run the command again.",
                 "delete": "Delete a domain that has no projects, users or groups.",
             },
             columns=("id", "name", "enabled"),
@@ -190,8 +191,9 @@ RESOURCES = {
                 "list": "List the projects.",
                 "show": "Show a project.",
                 "enable": "Enable a project, so that its members can use it again.",
-                "disable": "Disable a project: its members can't use it, and the tokens for it end. Its certificates"
-                " stay valid until they expire. If the command is interrupted, run it again.",
+                "disable": "Disable a project: its members can't use the project, and its tokens end. "
+                "Issued certificates stay valid until they expire. If the command is "
+                "interrupted, run the command again.",
                 "delete": "Delete a project that has no clusters.\n\nAlso deletes its role assignments and tokens.",
             },
             columns=("id", "name", "domain", "enabled", "description"),
@@ -237,7 +239,7 @@ RESOURCES = {
             noun="group",
             example="team-blue",
             plural="groups",
-            help="Manage groups of users, who share the group's roles.",
+            help="Manage groups. The users in a group have the group's roles.",
             commands={
                 "create": "Create a group.",
                 "list": "List the groups.",
@@ -319,8 +321,8 @@ RESOURCES = {
                     "kubeconfig",
                     NAME
                     | {
-                        "description": "A kubeconfig file from which address and CA are taken. The path is relative"
-                        " to the document's file."
+                        "description": "A kubeconfig file that contains the address and the CA. The path "
+                        "is relative to the document's file."
                     },
                 ),
                 Field(

@@ -53,7 +53,7 @@ class AssignmentOptions(AssigneeOptions):
     service: Annotated[
         bool,
         typer.Option(
-            "--service", help="The role applies to the whole service, not to a project. For operators."
+            "--service", help="The role applies to the whole service, not to a project. Only for operators."
         ),
     ] = False
 

@@ -76,8 +76,8 @@ def apply(
 ) -> None:
     """Create and change domains, projects, users, groups, roles and clusters, as described in YAML documents.
 
-    Everything is checked before the first change. Applying the same documents again changes nothing. A changed signer
-    of a cluster starts a rotation of its client CA, see `clustercert cluster ca status`.
+    Everything is checked before the first change. Applying the same documents again changes nothing. If a document
+    changes the signer of a cluster, a rotation of the client CA starts: see `clustercert cluster ca status`.
 
     Examples:
         clustercert apply -f site.yaml

@@ -224,7 +224,7 @@ class Planner:
         path = ("projects", project, "clusters", document.name)
         fields = cluster_fields(document)
         before = fields["signer"] if current is None else current["signer"]
-        # A signer changes only by a rotation. A document without a signer keeps the cluster's.
+        # A signer changes only by a rotation. A document without a signer keeps the cluster's signer.
         yield from _put(document, path, fields | {"signer": before}, current)
         if document.spec.get("signer", before) != before:
             yield PlannedChange(
@@ -285,8 +285,8 @@ class Planner:
     def _find(self, key: Key) -> JsonObject | None:
         """Return an object, or `None` if it does not exist. Stores the object's id in `ids`."""
         if key not in self._found:
-            # Omit the caller's own domain, which the service uses by default. To a caller without a domain, the service
-            # answers with an error message that lists the domains.
+            # Omit the caller's own domain, which the service uses by default. A caller without a domain gets an error
+            # message that lists the domains.
             domain = key.domain if key.domain not in ("", self._home) else None
             found = self._client.find(path_of(KINDS[key.kind].plural, key.name, domain=domain))
             self._found[key] = found

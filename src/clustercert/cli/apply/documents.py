@@ -79,7 +79,10 @@ class Document:
 
     @property
     def place(self) -> str:
-        """The project that the document names, as DOMAIN/PROJECT if it also names a domain. Empty without a project."""
+        """The project that the document names, as DOMAIN/PROJECT if it also names a domain.
+
+        Empty if the document names no project.
+        """
         return "/".join(each for each in (self.domain, self.project) if each) if self.project else ""
 
     @property

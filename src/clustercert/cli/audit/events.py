@@ -52,9 +52,9 @@ _PAGE = 500
 _MAX_PAGES = 1_000_000
 # The time between two requests of `tail --follow` for new events: normally, and while the service is unavailable.
 _WAIT_SECONDS, _RETRY_SECONDS = 1.0, 5.0
-# A longer name is shown without its domain and project.
+# Names longer than this are shown without their domain and project.
 _SHOWN_NAME = 32
-# The fields of an event: the header of CSV output. `place` is the leaf index.
+# The fields of an event. They are the header of CSV output. `place` is the leaf index.
 _FIELDS = (
     *("place", "at", "kind", "version", "project_id", "actor", "subject"),
     *("source", "request_id", "detail"),
@@ -90,17 +90,20 @@ def tail(
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help="List only events of this kind; certificate.* matches a prefix."),
+        typer.Option(
+            metavar="KIND",
+            help="List only events of this kind. certificate.* means all kinds that begin with certificate.",
+        ),
     ] = None,
     subject: Annotated[
         str | None,
         typer.Option(
             metavar="USER|ID",
-            help="List only events about this user, by name or id, or the object with this id.",
+            help="List only events about this user (name or id) or object (id).",
         ),
     ] = None,
     actor: Annotated[
-        str | None, typer.Option(metavar="USER", help="List only events by this user, by name or id.")
+        str | None, typer.Option(metavar="USER", help="List only events by this user (name or id).")
     ] = None,
     verifications: Annotated[
         bool,
@@ -114,7 +117,7 @@ def tail(
     """Show the last events, oldest first. Only for operators, auditors and admins of the project.
 
     JSON output has one object per line. In a terminal, the table shows names, or the first digits of ids and
-    fingerprints; -o wide shows them whole, as they are in the log. Only the table leaves out the events that each
+    fingerprints; -o wide shows all digits and ids, as in the log. Only the table leaves out the events that each
     `kubernetes verify` causes.
 
     Examples:
@@ -149,8 +152,8 @@ def tail(
         _print_new_events(reader, printer, cursor, follow=follow)
     if reader.hidden:
         print_note(
-            f"Left out {reader.hidden} events of certificates used to verify clusters and client CAs. To list them, "
-            "add --verifications."
+            f"Left out {reader.hidden} events of certificates used to verify clusters and client CAs. To "
+            "list these events, add --verifications."
         )
 
 
@@ -175,7 +178,7 @@ def _print_new_events(
     while True:
         try:
             if cursor is not None and not is_checked:
-                # An error of the service may have occurred after the request of a page, and before its printing.
+                # The service may have failed after a page was requested, and before the page was printed.
                 reader.next = cursor.next
                 cursor.require_log(reader)
                 is_checked = True
@@ -207,7 +210,8 @@ def show(
         str | None,
         typer.Option(
             metavar="PROJECT",
-            help="Project of the event, by name, DOMAIN/NAME or id. [default: your project; all, for operators]",
+            help="Project of the event, by name, DOMAIN/NAME or id. [default: your project; for operators, "
+            "all projects]",
         ),
     ] = None,
     output: OutputOption = Output.TABLE,
@@ -313,7 +317,7 @@ class _EventReader:
     def last_leaf(self) -> str | None:
         """Return the leaf hash before leaf index `next`, in hexadecimal. Returns `None` if the log is shorter.
 
-        The hash is in a public tile, so also an admin of a project, who can't see all events, gets this hash.
+        The hash is in a public tile, so admins of a project, who can't see all events, also get this hash.
         """
         from clustercert.merkle.tiles import WIDTH, TileId, TilePath
         from clustercert.merkle.tree import HASH_BYTES
@@ -335,7 +339,7 @@ class _EventReader:
     def _parsed(
         self, body: "JsonObject"
     ) -> "tuple[list[JsonObject], Collection[int], Mapping[str, str], int | None]":
-        """Return the events of a page, the places of those to hide, names by id, and the cursor of the next page."""
+        """Return the events of a page, the leaf indexes to hide, names by id, and the cursor of the next page."""
         with self.client.check_format():
             events: Any = body["events"]
             verifications: Any = body["verifications"] if self._hides_verifications else ()
@@ -373,11 +377,13 @@ class _Cursor:
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            # Create the file now, to report a folder that can't be written before any event is printed.
+            # Create the file now: if the folder can't be written, the error comes before any event is printed.
             self.write(0, None)
             return
         except (OSError, ValueError) as error:
-            raise CommandError(f"--cursor-file: {path} can't be read: {error}.") from error
+            raise CommandError(
+                f"--cursor-file: {path} can't be read: {error}. Name a file that you can read and write."
+            ) from error
         try:
             found = json.loads(text)
             events, self.next, self._leaf = str(found["events"]), int(found["next"]), found["leaf"]
@@ -409,11 +415,17 @@ class _Cursor:
         try:
             write_private(self._path, json.dumps({"events": self._name, "next": place, "leaf": leaf}) + "\n")
         except OSError as error:
-            raise CommandError(f"--cursor-file: {self._path} can't be written: {error.strerror}.") from error
+            raise CommandError(
+                f"--cursor-file: {self._path} can't be written: {error.strerror}. Name a "
+                "file in a folder that you can write to."
+            ) from error
         self.next, self._leaf = place, leaf
 
     def require_log(self, reader: _EventReader) -> None:
-        """Raise CommandError if the log does not continue the events before the cursor. Events would be missed."""
+        """Raise CommandError if the log does not continue the events before the cursor.
+
+        Otherwise events would be missed.
+        """
         if reader.last_leaf() != self._leaf:
             raise CommandError(
                 f"--cursor-file: {self._path} says that the first {self.next} events of a log were read, but this log "
@@ -497,7 +509,7 @@ def _with_names(row: "JsonObject", names: Mapping[str, str]) -> "JsonObject":
 
 
 def _changed_right(row: "JsonObject") -> str | None:
-    """Return which role or which member of a group an event changed; None for other events."""
+    """Return the role or the member of a group that an event changed; None for other events."""
     detail: Any = row["detail"]
     if row["kind"] in ("role.assigned", "role.unassigned"):
         return f"role {detail['role']} in {detail['project'] or 'the whole service'}"

@@ -95,7 +95,9 @@ async def _own_key(
 
     stored = await queries.verifier()
     if stored is None:
-        raise CommandError("There is no audit log in the store yet.")
+        raise CommandError(
+            "There is no audit log in the store yet. Start the service, which creates the log."
+        )
     try:
         custody = Custody(database, *settings.kek_sources())
         try:
@@ -119,7 +121,9 @@ def verify(
     context: typer.Context,
     checkpoint: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Saved checkpoints: the log must extend them. Repeatable."),
+        typer.Option(
+            metavar="FILE", help="File with saved checkpoints, which the log must extend. Repeatable."
+        ),
     ] = None,
     export: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Verify this exported folder instead of the store.")
@@ -135,8 +139,8 @@ def verify(
     """Verify the whole log: events, tree and checkpoint.
 
     Without --key, derives the key from the store's sealed private key, which needs the key-encryption key. Exits with
-    status 1 if the log was changed, or if no key can be trusted. Verifying an exported folder, or a proof that the
-    console or the API gave, needs only the key: no store, no settings.
+    status 1 if the log was changed, or if no key can be trusted. With --key, an exported folder or a proof from the
+    console or the API can be verified without store and settings.
 
     Examples:
         clustercert audit verify
@@ -216,7 +220,8 @@ async def checkpoint(
     verifier_key: Annotated[
         bool,
         typer.Option(
-            "--verifier-key", help="Show the log's verifier key instead. Keep it with your saved checkpoints."
+            "--verifier-key",
+            help="Show the log's verifier key instead. Keep the key with your saved checkpoints.",
         ),
     ] = False,
     output: OutputOption = Output.TABLE,
@@ -255,16 +260,19 @@ def _verify_proof(file: Path, given: str, output: Output) -> None:
             checkpoint = proof.verify(hashlib.sha256(proof.extra).digest(), key)
         except ProofError as error:
             raise LogDamaged(
-                f"The file {file} proves nothing: {error}. Copy the whole proof, or download it again."
+                f"The file {file} proves nothing: {error}. Copy the whole proof, or download the proof again."
             ) from error
     try:
         row = event_row({**json.loads(proof.extra[_SALT_BYTES:]), "leaf_index": proof.leaf_index})
     except (ValueError, TypeError, KeyError) as error:
-        raise LogDamaged(f"The file {file} proves an entry of the log that is not an event.") from error
+        raise LogDamaged(
+            f"The file {file} proves an entry of the log that is not an event. Name a file "
+            "with the proof of an event."
+        ) from error
     show_one(with_times(row | {"proved_in": checkpoint.size}), output, name="place")
     print_note(
-        f"Proved: the log {checkpoint.origin} contains this event at leaf index {proof.leaf_index}. A checkpoint of "
-        f"size {checkpoint.size}, signed with the given key, covers it."
+        f"Proved: the log {checkpoint.origin} contains this event at leaf index {proof.leaf_index}. A "
+        f"checkpoint of size {checkpoint.size}, signed with the given key, covers this event."
     )
 
 
@@ -283,9 +291,9 @@ def _verified_store(
     if not reason:
         return report, ""
     return report, (
-        f"Not proved: {reason} The log was checked with the public key in the database, but anyone who can write "
-        "there can replace both the key and the log. Give the key that you kept with --key, or set kek_file or "
-        "CLUSTERCERT_KEK, and verify again."
+        f"Not proved: {reason} The log was checked with the public key in the database, but anyone who can "
+        "write to the database can replace both the key and the log. Give --key with the key that you "
+        "saved, or set kek_file or CLUSTERCERT_KEK, and verify again."
     )
 
 
@@ -303,7 +311,7 @@ def _verified_export(folder: Path, files: list[Path], key: str | None) -> "tuple
         heads = trusted_heads(files, verifier)
         report = asyncio.run(verified(ExportedLog(folder), verifier, heads, progress.reach))
     untrusted = (
-        f"Not proved: the log was checked with the key in {folder}, which the folder's creator chose. Give the key "
-        "that you kept with --key, and verify again."
+        f"Not proved: the log was checked with the key in {folder}, which the folder's creator chose. Give "
+        "--key with the key that you saved, and verify again."
     )
     return report, "" if key is not None else untrusted

@@ -75,7 +75,8 @@ def show_access(
     explain: Annotated[
         bool,
         typer.Option(
-            "--explain", help="Explain how fast a revocation takes effect, and what no revocation stops."
+            "--explain",
+            help="Explain how fast a revocation takes effect, and which access no revocation stops.",
         ),
     ] = False,
     output: OutputOption = Output.TABLE,
@@ -106,14 +107,15 @@ def show_access(
     name = "certificate" if is_table else "fingerprint"
     columns = list(_COLUMNS)
     if any(each["access_request_id"] for each in rows):
-        # The rule that offers the access, and the request that gave it.
+        # Show the rule that offers the access, and the id of the access request.
         place = columns.index("not_after") + 1
         columns[place:place] = ("rule", "access_request_id")
     show_list(rows, output, columns=columns, name=name, keep=("state", "user", "has_access", "not_after"))
     if is_table:
         if used := [each for each in rows if each["used_after_revocation_at"]]:
             write_out(
-                "\nCertificates used after their revocation, which had no effect at the API server:\n\n"
+                "\nCertificates that were used after their revocation, because the API server did not "
+                "refuse them:\n\n"
             )
             show_list(used, Output.TABLE, columns=_USED_COLUMNS, name="certificate", keep=_USED_COLUMNS[1:3])
         _print_summary(report)
@@ -187,7 +189,7 @@ def _print_controls(report: "JsonObject") -> None:
     )
     not_set_up = f" Not set up: {missing}." if missing else ""
     write_out("\n")
-    paragraph(f"{effect}{not_set_up} To see more about them, add --explain.")
+    paragraph(f"{effect}{not_set_up} For details, add --explain.")
     for each in controls:
         if each["lacking"]:
             paragraph(f"{each['name']}: {each['lacking']}")

@@ -135,8 +135,8 @@ def find_certificate(client: "AdministrationClient", name: str) -> "tuple[JsonOb
             cluster = {"project_id": project.id, "id": found["cluster_id"]}
             return found, cluster_path(cluster, "certificates", str(found["fingerprint"]), "revoke")
     raise UnknownName(
-        f"There is no such certificate: {name}. `clustercert certificate list` lists your certificates, with --all"
-        " all certificates that you may see."
+        f"There is no such certificate: {name}. `clustercert certificate list` lists your certificates; "
+        "with --all, it lists all certificates that you may see."
     )
 
 
@@ -182,7 +182,7 @@ def _require_user(client: "AdministrationClient", name: str) -> None:
 def _read(
     client: "AdministrationClient", path: str, query: Mapping[str, str], *, is_only: bool
 ) -> "Iterator[JsonObject]":
-    """Yield the certificates of a list. If there are other lists, skips a list that the caller may not read."""
+    """Yield the certificates of a list. A list that the caller may not read is skipped if there are other lists."""
     try:
         yield from client.list_all(path, "certificates", **query)
     except ApiError as error:
@@ -230,14 +230,15 @@ class ScopeOptions:
         str | None,
         typer.Option(
             metavar="CLUSTER",
-            help="Revoke only certificates for this cluster; without --user, of all users.",
+            help="Revoke only certificates for this cluster. Without --user, revokes the certificates of "
+            "all users.",
         ),
     ] = None
     project: InProjectOption = None
     domain: ProjectDomainOption = None
-    everywhere: Annotated[bool, typer.Option("--everywhere", help="With --user: revoke in all clusters.")] = (
-        False
-    )
+    everywhere: Annotated[
+        bool, typer.Option("--everywhere", help="Revoke the certificates of --user in all clusters.")
+    ] = False
 
     def __post_init__(self) -> None:
         if self.certificate is not None and (
@@ -264,8 +265,8 @@ class ScopeOptions:
         if self.everywhere and not client.is_operator:
             if not _is_caller(client, self.user):
                 raise Forbidden(
-                    "Only operators can revoke the certificates of another user everywhere. To revoke them in one "
-                    "cluster as an admin of its project, add --cluster instead of --everywhere."
+                    "Only operators can revoke the certificates of another user everywhere. Admins of a "
+                    "project can revoke them in one cluster: give --cluster instead of --everywhere."
                 )
             user: JsonObject = {"id": client.caller["id"]}
         else:
@@ -304,9 +305,9 @@ def revoke(
 ) -> None:
     """Revoke one certificate, or all certificates of a user or a cluster. Certificates issued later stay valid.
 
-    Users can revoke their own certificates, admins all certificates of their project, operators all certificates.
-    Asks for confirmation, unless --yes is given. How the API server enforces a revocation depends on the cluster: see
-    `clustercert certificate access`.
+    Users can revoke their own certificates. Admins can revoke all certificates of their project, and operators can
+    revoke all certificates. Asks for confirmation, unless --yes is given. How the API server enforces a revocation
+    depends on the cluster: see `clustercert certificate access`.
 
     Examples:
         clustercert certificate revoke 2f9c1a7e5b3d8046
@@ -395,8 +396,8 @@ def revocations(
     empty = "Nothing found."
     if user is not None:
         empty = (
-            f"No revocation covers the certificates of {user} in all clusters. For those in one cluster, give "
-            "--cluster instead of --user."
+            f"No revocation covers the certificates of {user} in all clusters. To list revocations in one "
+            "cluster, give --cluster instead of --user."
         )
     show_list(rows, output, columns=_REVOCATION_COLUMNS, name="id", keep=keep, empty=empty)
     if len(found) > limit:
@@ -560,11 +561,15 @@ class FilterOptions:
         typer.Option(
             parser=future_time,
             metavar="TIME",
-            help="Expires before TIME: RFC 3339, or a duration from now such as 7d.",
+            help="List only certificates that expire before TIME: RFC 3339, or a duration from now such as "
+            "7d.",
         ),
     ] = None
     expires_after: Annotated[
-        datetime | None, typer.Option(parser=future_time, metavar="TIME", help="Expires at or after TIME.")
+        datetime | None,
+        typer.Option(
+            parser=future_time, metavar="TIME", help="List only certificates that expire at or after TIME."
+        ),
     ] = None
     key_origin: Annotated[
         KeyOrigin | None,
@@ -579,18 +584,23 @@ class FilterOptions:
         typer.Option(
             parser=past_time,
             metavar="TIME",
-            help="Last used before TIME: RFC 3339, or a duration before now such as 7d.",
+            help="List only certificates last used before TIME: RFC 3339, or a duration before now such as "
+            "7d.",
         ),
     ] = None
     seen_after: Annotated[
-        datetime | None, typer.Option(parser=past_time, metavar="TIME", help="Last used at or after TIME.")
+        datetime | None,
+        typer.Option(
+            parser=past_time, metavar="TIME", help="List only certificates last used at or after TIME."
+        ),
     ] = None
     never_seen: Annotated[
-        bool, typer.Option("--never-seen", help="List only certificates never used at an API server.")
+        bool,
+        typer.Option("--never-seen", help="List only certificates that were never used at an API server."),
     ] = False
     access_request: Annotated[
         str | None,
-        typer.Option(metavar="REQUEST", help="List only certificates of this access request, by id."),
+        typer.Option(metavar="REQUEST", help="List only certificates of the access request with this id."),
     ] = None
 
     def query(self, client: "AdministrationClient") -> dict[str, str]:
@@ -625,10 +635,10 @@ def list_certificates(
 
     With --cluster, --project, --user or --all, lists all certificates that you may see. Operators, auditors and admins
     of a project see the certificates of all users, including the certificates that `kubernetes verify` got and revoked
-    (user `clustercert:verify`). `certificate access` leaves these out. While the client CA of one of the clusters is
-    being replaced, the column `client_ca_state` shows which certificates end with the old CA (`retiring`). The column
-    `access_request_id` appears if a certificate has groups of an access request, and the column `kind` if a credential
-    is a token.
+    (user `clustercert:verify`). `certificate access` leaves these certificates out. While the client CA of one of the
+    clusters is being replaced, the column `client_ca_state` shows which certificates end with the old CA (`retiring`).
+    The column `access_request_id` appears if a certificate has groups of an access request, and the column `kind` if a
+    credential is a token.
 
     Examples:
         clustercert certificate list
@@ -660,7 +670,7 @@ def list_certificates(
     name = "certificate" if is_table else "fingerprint"
     empty = "No certificate that you may see matches."
     if is_own:
-        empty = "No certificate of yours matches. --all lists all certificates that you may see."
+        empty = "None of your certificates matches. Add --all to search all certificates that you may see."
     elif user is not None:
         empty = f"No certificate of the user {user} matches."
     show_list(rows, output, columns=columns, name=name, keep=keep, empty=empty)

@@ -68,8 +68,8 @@ def show(
         bool,
         typer.Option(
             "--bundle",
-            help="Print only the CAs that API servers must accept (PEM): the old and the new one from the start of a "
-            "rotation until you complete it.",
+            help="Print only the CAs that API servers must accept (PEM): during a rotation, the old and "
+            "the new CA.",
         ),
     ] = False,
     access_policy: Annotated[
@@ -83,9 +83,9 @@ def show(
 ) -> None:
     """Show a cluster's client CA: where its key is, and the proof. Only for operators and admins of the project.
 
-    During a rotation, also names the CA that will sign (`next`), or that signed before (`retiring`). `kubernetes setup`
-    also writes the output of --bundle. Write it and the API server's current client CAs into a new file, and name this
-    file in the API server's flag --client-ca-file.
+    During a rotation, also names the CA that will sign (`next`), or the CA that signed before (`retiring`). `kubernetes
+    setup` also writes the output of --bundle. Write this output and the API server's current client CAs into a new
+    file, and name this file in the API server's flag --client-ca-file.
 
     Examples:
         clustercert cluster ca show prod
@@ -138,7 +138,8 @@ def rotate(
         bool,
         typer.Option(
             "--deny-old",
-            help="Let the webhook deny certificates of the old CA as soon as the old CA is out of the bundle.",
+            help="Let the webhook deny certificates of the old CA as soon as the old CA is removed from "
+            "the bundle.",
         ),
     ] = False,
     dry_run: DryRunOption = False,
@@ -146,8 +147,8 @@ def rotate(
 ) -> None:
     """Replace the client CA without interrupting anybody. Only for operators.
 
-    Creates a new CA, which signs once every API server is proved to accept the new CA. Until then, the old CA signs.
-    With --dry-run, shows who holds certificates of the old CA, and creates nothing.
+    Creates a new CA, which signs certificates as soon as every API server is proved to accept the new CA. Until then,
+    the old CA signs. With --dry-run, shows who holds certificates of the old CA, and creates nothing.
 
     Examples:
         clustercert cluster ca rotate prod --dry-run
@@ -203,7 +204,7 @@ def status(
         if (rotation := found.get(str(each["id"]))) is not None:
             rotations.add(each, rotation)
     empty = (
-        "The client CA of none of these clusters was ever rotated."
+        "No client CA of these clusters was ever rotated."
         if selection.by_property
         else "No rotation of a client CA is running."
     )
@@ -242,7 +243,9 @@ def complete(
     dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Remove the old CA from the bundle, and delete its key once every API server refuses it. Only for operators.
+    """Remove the old CA from the bundle, and delete the key of the old CA once every API server refuses the old CA.
+
+    Only for operators.
 
     Fails while certificates of the old CA are valid, unless --force is given. With --all or --label, completes the
     clusters whose rotation is running.
@@ -279,8 +282,9 @@ def abort(
 ) -> None:
     """Abort a rotation. Only for operators.
 
-    While the old CA signs (`planned`, `distributed`), the rotation ends, and the key of the new CA is deleted. Later,
-    the rotation goes back to the old CA, in the same steps. If the rotation goes back already, it continues.
+    While the old CA signs (`planned`, `distributed`), `abort` ends the rotation, and deletes the key of the new CA.
+    After the new CA has begun to sign, the rotation goes back to the old CA, in the same steps. Nothing changes if the
+    rotation already goes back.
 
     Examples:
         clustercert cluster ca abort prod
@@ -304,7 +308,7 @@ def prove(
 ) -> None:
     """Prove from this machine which CAs the API servers accept, and report the results. Only for operators.
 
-    For API servers to which the service has no route. Gets temporary certificates, and connects with these
+    Use this command for API servers that the service can't reach. Gets temporary certificates, and connects with these
     certificates to each API server. Exits with status 1 if an API server does not treat a certificate as the rotation
     requires. A proof counts for 10 minutes.
 
@@ -473,7 +477,7 @@ def _row(cluster: "JsonObject", rotation: "JsonObject") -> "JsonObject":
 
 
 def _step_of_several(rotation: "JsonObject") -> str:
-    """Return what the operator has to do for several clusters in the same state; empty if nothing."""
+    """Return what the operator has to do for several clusters in the same state; empty for nothing."""
     is_asked = rotation["completion_asked_at"] is not None
     match rotation["state"]:
         case "planned":
@@ -506,9 +510,9 @@ def _typed_number(rotation: "JsonObject") -> int:
     names = [f"{each['user_name']} ({each['certificates']})" for each in users[:_MAX_NAMES]]
     more = [f"{len(users) - _MAX_NAMES} more users"] if len(users) > _MAX_NAMES else []
     print_note(
-        f"{rotation['cluster']}: valid certificates of the old CA: {found['certificates']}, the last one until "
-        f"{found['until']}. {found['used_last_hour']} of them were used within the last hour. Their holders lose "
-        f"access: {', '.join([*names, *more])}."
+        f"{rotation['cluster']}: valid certificates of the old CA: {found['certificates']}, the last one "
+        f"until {found['until']}. {found['used_last_hour']} of them were used within the last hour. The "
+        f"holders of all these certificates lose access: {', '.join([*names, *more])}."
     )
     typed = prompt_text("Number of certificates that lose access", "add --holders N")
     try:

@@ -32,7 +32,7 @@ class TemporaryCertificate:
     server_ca_pem: bytes
 
     def try_at(self, address: str) -> tuple[ProofOutcome, str]:
-        """Return how the API server at an address treats the certificate, and why nothing is proved."""
+        """Return how the API server at an address treats the certificate, and the reason if nothing is proved."""
         try:
             status, body = self._review(address)
         except (http.client.HTTPException, OSError, ValueError) as error:
@@ -59,7 +59,9 @@ class TemporaryCertificate:
             or not isinstance(groups, list)
             or not self._groups <= set(map(str, groups))
         ):
-            return "failed", one_line(f"The server sees the user {name}. Is it a proxy?")[:MAX_DETAIL]
+            return "failed", one_line(
+                f"The server sees the user {name}. Check that the address is not the address of a proxy."
+            )[:MAX_DETAIL]
         return "accepted", ""
 
     @property
@@ -75,7 +77,7 @@ class TemporaryCertificate:
         return {str(each.value) for each in subject.get_attributes_for_oid(oid)}
 
     def _review(self, address: str) -> tuple[int, JsonObject]:
-        """Ask the API server whom it sees. Returns status and body."""
+        """Ask the API server which user it sees. Returns status and body."""
         transport = HttpTransport(address, tls_context(self.server_ca_pem, self.identity), SECONDS)
         try:
             target = urlsplit(address).path.rstrip("/") + _REVIEWS

@@ -117,7 +117,7 @@ class AddressOptions:
     def read_all(
         self, *, need_credential: bool = False
     ) -> "tuple[str | None, bytes | None, ImportedCluster | None]":
-        """Like `read`, and also return what the kubeconfig has; `None` without a kubeconfig."""
+        """Like `read`, but also return the cluster in the kubeconfig; `None` without a kubeconfig."""
         url, ca_pem = self.explicit()
         if self.from_kubeconfig is None:
             require_kubeconfig(self.kube_context, follow_files=self.follow_files)
@@ -155,8 +155,8 @@ class DetailOptions:
         list[str] | None,
         typer.Option(
             metavar="URL",
-            help="Address of one API server, at which a new client CA is proved. Repeatable: name every API"
-            " server. Only for operators.",
+            help="Address of one API server, at which new client CAs are proved. Repeat the option for "
+            "every API server. Only for operators.",
         ),
     ] = None
     discover_api_servers: Annotated[
@@ -244,29 +244,33 @@ class EnforcementOptions:
         list[str] | None,
         typer.Option(
             metavar="PATTERN",
-            help="User or group exempt from the mode known-only, like kubeadm:cluster-admins. Repeatable.",
+            help="User or group that is exempt from the mode known-only, such as kubeadm:cluster-admins. "
+            "Repeatable.",
         ),
     ] = None
     pin: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FINGERPRINT",
-            help="Certificate that has an exempt name and whose use raises no alert, such as a component's"
-            " certificate. Repeatable.",
+            help="Fingerprint of a certificate with an exempt name, such as a component's certificate. Its "
+            "use raises no alert. Repeatable.",
         ),
     ] = None
     pin_components: Annotated[
         bool | None,
         typer.Option(
             "--pin-components/--no-pin-components",
-            help="In the mode known-only, deny certificates that have exempt names but are not pinned. Pin each "
-            "renewed certificate before its component uses it.",
+            help="In the mode known-only, deny certificates that have exempt names but were not given with "
+            "--pin. When a component's certificate is renewed, pin the new certificate before the "
+            "component uses it.",
         ),
     ] = None
     listed_master: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FINGERPRINT", help="Certificate in system:masters that raises no alert. Repeatable."
+            metavar="FINGERPRINT",
+            help="Fingerprint of a certificate in the group system:masters. Its use "
+            "raises no alert. Repeatable.",
         ),
     ] = None
     credential_role: Annotated[
@@ -289,8 +293,8 @@ class EnforcementOptions:
         typer.Option(
             parser=_parse_ttl,
             metavar="DURATION",
-            help="How long the API server caches the webhook's denials. Uses of revoked certificates after this"
-            " time are reported.",
+            help="How long the API server caches the webhook's denials. A revoked certificate that is used "
+            "after this time is reported.",
         ),
     ] = None
 
@@ -305,14 +309,15 @@ class EnforcementOptions:
         """Print the next steps, if the options take effect only after changes in the Kubernetes cluster."""
         if self.admission is False:
             print_note(
-                f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force` with the folder of the "
-                "earlier run, and follow step 1 of DIR/README.md, which deletes the policy from the cluster."
+                f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force` with DIR of the "
+                "earlier run, and follow step 1 of DIR/README.md, which deletes the policy from the "
+                "cluster."
             )
         if self.pin_components is not None:
             print_note(
-                f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force`, and do the steps 2 and 3 "
-                "of DIR/README.md. authorization-config.yaml decides for which certificates the API server calls the "
-                "webhook."
+                f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force`, and do steps 2 "
+                "and 3 of DIR/README.md. authorization-config.yaml decides for which certificates the API "
+                "server calls the webhook."
             )
         if self.credential_role or self.admission:
             print_note(
@@ -413,8 +418,8 @@ class SignerOptions(SignerTokenOptions):
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Signer of the cluster's certificates: pkcs11 for a key in a token, csr_api to let the cluster sign."
-            " Only for operators. [default: local]",
+            help="Signer of the cluster's certificates: pkcs11 for a key in a PKCS #11 token, csr_api to "
+            "let the cluster sign. Only for operators. [default: local]",
         ),
     ] = None
 
@@ -615,8 +620,8 @@ def update(
 ) -> None:
     """Change a cluster. Options that you omit leave their values unchanged. The id and the client CA never change.
 
-    With an option for roles of groups, --from-kubeconfig gives the administrator's credential with which the rights in
-    the cluster are changed, and does not change the registered address.
+    With an option for roles of groups, --from-kubeconfig gives the administrator's credential for changes in the
+    cluster, and does not change the registered address.
 
     Examples:
         clustercert cluster update prod --label stage=prod
@@ -660,7 +665,7 @@ def remove(
 ) -> None:
     """Remove a cluster and the key of its client CA. The records of its certificates are kept.
 
-    First follow the steps that `clustercert kubernetes remove` writes, which end with this command.
+    First follow the steps that `clustercert kubernetes remove` writes: the last step is this command.
 
     Examples:
         clustercert cluster remove old
@@ -672,8 +677,9 @@ def remove(
     removed, live = client.get(path), preview_of_all(client, path)["live"]
     if removed["credential"] == "token":
         confirm(
-            f"Permanently remove the cluster {shown} ({found['id']}), which has {live} live credentials? Those"
-            " that are in the cluster work until they expire. `clustercert kubernetes remove` ends them.",
+            f"Permanently remove the cluster {shown} ({found['id']}), which has {live} live credentials? "
+            "The tokens work until they expire, unless you first end them with `clustercert kubernetes "
+            "remove`.",
             yes=yes,
         )
         client.delete(path)

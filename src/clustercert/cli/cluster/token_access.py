@@ -31,9 +31,9 @@ T = TypeVar("T")
 _STANDARD_OUTPUT = Path("-")
 
 CLIENTS_OF_CCE = (
-    "Clients of CCE's API get no kubeconfig for this cluster: their types have no field for a token, so the service"
-    " answers 409. Open Telekom Cloud's Terraform provider reads the kubeconfig at each refresh. Users get one with"
-    " `clustercert kubeconfig`."
+    "Clients of CCE's API get no kubeconfig for this cluster: their types have no field for a token, so "
+    "the service answers 409. Open Telekom Cloud's Terraform provider reads the kubeconfig at each "
+    "refresh. Users get a kubeconfig with `clustercert kubeconfig`."
 )
 """The warning about a new cluster whose credentials are tokens."""
 
@@ -220,8 +220,8 @@ class Administrator:
         except RemoteFailed as error:
             if isinstance(error.__cause__, UntrustedServer):
                 raise CommandError(
-                    f"The certificate of the API server at {self.server} is not signed by the CA of the kubeconfig. "
-                    "Correct the CA, or name another with --server-ca."
+                    f"The certificate of the API server at {self.server} is not signed by the CA of the "
+                    "kubeconfig. Correct the CA, or name another CA with --server-ca."
                 ) from error
             raise CommandError(
                 f"{self.server}: {error.message.removesuffix(' Tell the operator.')}"
@@ -268,7 +268,7 @@ def objects(client: "AdministrationClient", options: "ClusterOptions") -> "list[
 
 
 def write_objects(path: Path, documents: "Sequence[JsonObject]") -> str:
-    """Write the objects for `kubectl apply`. Returns how to call the file in a command. Raises OSError."""
+    """Write the objects for `kubectl apply`. Returns the name of the file for use in a command. Raises OSError."""
     from clustercert.kubernetes.setup.documents import to_yaml
 
     text = to_yaml(documents)
@@ -361,8 +361,9 @@ def change(
     added = added_roles(before, after)
     if added and administrator is None and not roles.objects_applied:
         raise InvalidOption(
-            f"{', '.join(map(str, added))}: the cluster needs further rights for this. Add --from-kubeconfig FILE"
-            " with the kubeconfig of an administrator, or write the objects with --out FILE."
+            f"{', '.join(map(str, added))}: the service needs further rights in the cluster. Add "
+            "--from-kubeconfig FILE with the kubeconfig of an administrator, or write the objects with "
+            "--out FILE."
         )
     progress: _Progress | None = None
     if administrator is not None:
@@ -388,7 +389,7 @@ def change(
 
 
 async def _tidy(installed: "TokenInstallation", options: "ClusterOptions") -> "list[ObjectReference]":
-    """Delete what the map does not need any more. Returns what was deleted."""
+    """Delete the objects that the map no longer needs. Returns the deleted objects."""
     stale = await installed.stale(options)
     if stale:
         await installed.apply(installed.documents(options), _ignore)

@@ -1,7 +1,7 @@
-"""The exec plugin's use of an access request: its mark beside the cache file, and what the service says about it.
+"""How the exec plugin uses an access request: the mark beside the cache file, and the service's answers.
 
 `clustercert request create` writes the mark. While the mark exists, or the cached certificate has the request's groups,
-the plugin asks the service before it uses the cache. So it finds the approval and an early end by itself.
+the plugin asks the service before it uses the cache. So the plugin notices an approval and an early end by itself.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ ANSWER_SECONDS = 3.0
 AFTER_SILENCE_SECONDS = 10
 # If the policy refuses a certificate with the request, use the standing groups for this many seconds.
 AFTER_REFUSAL_SECONDS = 60
-# How many digits of an id messages and tables show. Commands accept these digits instead of the whole id.
+# The number of digits of an id in messages and tables. Commands accept these digits instead of the whole id.
 SHOWN_DIGITS = 8
 _DIGITS = re.compile(rf"[0-9a-f]{{{SHOWN_DIGITS},32}}", re.ASCII)
 # The API path of access requests.
@@ -46,8 +46,8 @@ class RequestState:
 
     Attributes:
         is_usable: whether certificates can have the request's groups now.
-        until: when the request changes by itself; `None` if it is closed. No certificate of an active request is valid
-            longer.
+        until: when the request changes by itself; `None` if it is closed. Certificates with the groups of an active
+            request expire by then.
         next: a sentence that says what happens next.
     """
 
@@ -96,7 +96,9 @@ def find_request(client: "ServiceClient", text: str) -> "JsonObject":
             f"There is no access request {text} that you may see. `clustercert request list --all` lists the requests."
         )
     if len(found) > 1:
-        raise CommandError(f"Several access requests begin with {text}. Give more digits of the id.")
+        raise CommandError(
+            f"The ids of several access requests begin with {text}. Give more digits of the id."
+        )
     return found[0]
 
 
@@ -133,7 +135,7 @@ def mark(path: str, request_id: str, user: str) -> None:
 
 
 def make_due(path: str, request_id: str) -> None:
-    """Let the plugin ask about an access request at its next call, if the mark beside a cache file names it."""
+    """If the mark beside a cache file names an access request, let the plugin's next call ask about this request."""
     found = cache.read_mark(path)
     if found is not None and found.request == request_id:
         _save(path, found, 0)
@@ -146,7 +148,7 @@ def unmark(path: str) -> None:
 
 
 def mark_of(path: str, cached: CachedCredential | None, user: str) -> RequestMark | None:
-    """Return the mark of a user beside a cache file, or a new one if the cached certificate has a request's groups."""
+    """Return the mark of a user beside a cache file, or a new mark if the cached certificate has a request's groups."""
     found = cache.read_mark(path)
     if found is not None and found.user == user:
         return found

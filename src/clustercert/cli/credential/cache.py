@@ -13,7 +13,7 @@ from clustercert.file_names import is_plain
 _MAGIC = "clustercert-1"
 # The maximum size of a cache file: several times the size of a response with an RSA key and a certificate chain.
 _MAX_BYTES = 256 * 1024
-# Stands for no access request in a cache file.
+# The text in a cache file that means that there is no access request.
 _NO_REQUEST = "-"
 _MARK_MAGIC = "clustercert-request-1"
 MARK_SUFFIX = ".request"
@@ -26,7 +26,7 @@ class CachedCredential:
     Attributes:
         issued, renew, expires: times of issue, renewal and expiry, in seconds since the epoch, by this machine's clock.
         not_after: the time of expiry by the service's clock.
-        boot_time: from `clock.boot_time`, when the other times were set.
+        boot_time: the result of `clock.boot_time` when the other times were set.
         remind: when to remind the user that the login ends soon, in seconds since the epoch; 0 for no reminder.
         user: the user who was logged in, as DOMAIN/NAME.
         access_request: the id of the access request whose groups the certificate has; empty if there is none.
@@ -73,9 +73,9 @@ class CachedCredential:
         self.body = body
 
     def follow_clock(self) -> None:
-        """Replace the times by those of the service's clock, if this machine's clock was set since they were saved.
+        """If this machine's clock was set since the times were saved, replace them by the service's times.
 
-        The lifetime of a certificate does not depend on a wrong clock that nobody sets.
+        If nobody sets a wrong clock, certificates are still used for their whole lifetime.
         """
         if clock.is_unchanged_since(self.boot_time):
             return
