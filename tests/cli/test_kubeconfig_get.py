@@ -63,7 +63,7 @@ def test_the_default_lifetime_is_shortened_to_the_policys_limit(world: UserSite)
     ("option", "value", "advice"),
     [
         ("--expires-in", "2h", "Give a shorter --expires-in, or leave it out."),
-        ("--duration", "1", "Request less, or --duration -1 for the longest allowed."),
+        ("--duration", "1", "Request a shorter lifetime, or --duration -1 for the longest allowed."),
         ("--expire-at", "2100-01-01T00:00:00Z", "--expire-at: must be 15 minutes to 5 years"),
     ],
 )

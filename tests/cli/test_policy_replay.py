@@ -326,7 +326,7 @@ def test_events_without_all_inputs_are_counted_as_not_replayable(recorded: Recor
     replayed = recorded.replay(None, "--from", lines)
     assert replayed["decisions"] == 0
     assert [each["decisions"] for each in replayed["not_replayable"]] == [7, DECISIONS]
-    assert "only their number" in replayed["not_replayable"][0]["reason"]
+    assert "only the number of refusals" in replayed["not_replayable"][0]["reason"]
     # They name no cluster, so any cluster may be theirs.
     of_cluster = recorded.replay(None, "--from", lines, "--cluster", "prod")["not_replayable"]
     assert [each["decisions"] for each in of_cluster] == [7, DECISIONS]

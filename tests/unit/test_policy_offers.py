@@ -66,12 +66,12 @@ approvals = [{ role = "admin" }]
         ('max_lifetime = "4h"', 'max_lifetime = "1h"\nclaim_within = "59s"', r":7:1: .*must be from 1m to 30d"),
         ('max_lifetime = "4h"', 'max_lifetime = "1h"\napprove_within = "31d"', r":7:1: .*must be from 1m to 30d"),
         ('max_lifetime = "4h"', 'max_lifetime = "1h"\ncsr_required = true', r":7:1: .*csr_required: unknown field"),
-        ('[{ role = "admin" }]', '[{ role = "a" }, {}]', r":7:1: .*approvals.1: write what the approver must be"),
+        ('[{ role = "admin" }]', '[{ role = "a" }, {}]', r":7:1: .*approvals.1: write the role or groups"),
         ('[{ role = "admin" }]', '[{ roles = ["a"] }]', r":7:16: .*approvals.0.roles: unknown field"),
         ('[{ role = "admin" }]', "[{ groups = [] }]", r":7:16: .*approvals.0.groups: write at least one entry"),
         ('[{ role = "admin" }]', "[" + '{ role = "a" },' * 9 + "]", r":7:1: .*approvals: write at most 8"),
         ('[{ role = "admin" }]', "[]\nbefore_approval = true", r":8:1: .*before_approval needs approvals; add them"),
-        ('name = "edit"', "", r":1:10: policy.rules.0.name: a rule that offers groups needs a name; set it"),
+        ('name = "edit"', "", r":1:10: policy.rules.0.name: a rule that offers groups needs a name; set"),
         ('approvals = [{ role = "admin" }]', "", r":4:15: policy.rules.0.offer.approvals: the field is missing"),
     ],
 )  # fmt: skip
@@ -204,7 +204,7 @@ def test_the_message_about_an_offer_also_says_what_standing_access_needs() -> No
     with pytest.raises(Forbidden) as refused:
         decide(by_csr, EDIT)
     assert refused.value.message.startswith(
-        "No rule of the policy matches this request. What the nearest rules need: by-csr: the request has a csr."
+        "No rule of the policy matches this request. The nearest rules need: by-csr: the request has a csr."
         " You can request editors: "
     )
 

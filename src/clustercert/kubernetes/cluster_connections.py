@@ -219,7 +219,7 @@ def _grant(cluster: Cluster, now: datetime) -> Grant:
     ca_not_after = cluster.client_ca.not_after
     if ca_not_after <= issued_at:
         raise Unavailable(
-            "The cluster's client CA has expired. Ask the operator to rotate it.", retry_after=3600
+            "The cluster's client CA has expired. Ask the operator to rotate the CA.", retry_after=3600
         )
     return Grant(
         rule=None,

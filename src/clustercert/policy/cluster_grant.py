@@ -1,4 +1,4 @@
-"""What a cluster makes of the policy's grant: all groups, one bound ClusterRole, or the roles of the groups."""
+"""Converts the policy's grant to rights of a cluster's credentials: groups, one ClusterRole, or the groups' roles."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -8,13 +8,13 @@ from clustercert.model.errors import Forbidden
 from clustercert.model.group_roles import MAX_BINDINGS, RoleGrant, roles_of_groups
 from clustercert.policy.rules import bound_grant
 
-_ADVICE = "Ask the operator to give it one (clustercert cluster update --group-role)."
+_ADVICE = "Ask the operator to set a role for the group (clustercert cluster update --group-role)."
 LEFT_OUT = "left_out"
-"""The name in a decision trace of the groups that have no roles in the cluster."""
+"""The field of a decision trace that contains the groups without roles in the cluster."""
 
 
 def cluster_grant(grant: Grant, cluster: Cluster) -> Grant:
-    """Return the grant as the cluster's credentials have it. Raises Forbidden."""
+    """Return the grant, converted to the rights that the cluster's credentials can have. Raises Forbidden."""
     if cluster.credential_kind == "token":
         return _token_grant(grant, cluster)
     roles = cluster.options.credential_roles
@@ -22,7 +22,7 @@ def cluster_grant(grant: Grant, cluster: Cluster) -> Grant:
 
 
 def require_roles(groups: Iterable[str], cluster: Cluster) -> None:
-    """Raise Forbidden if credentials for the cluster can't have one of the groups, because it has no role there."""
+    """Raise Forbidden if the cluster's credentials are tokens, and one of the groups has no role in the cluster."""
     if cluster.credential_kind == "certificate":
         return
     missing = next((group for group in groups if group not in cluster.options.group_roles), None)
@@ -36,9 +36,10 @@ def bound_roles(grant: Grant, cluster: Cluster) -> tuple[RoleGrant, ...]:
 
 
 def _token_grant(grant: Grant, cluster: Cluster) -> Grant:
-    """Return the grant with the groups that have roles in the cluster. The others are in `left_out`.
+    """Return the grant with the groups that have roles in the cluster. `left_out` contains the other groups.
 
-    Raises Forbidden if no group has a role, if a group of the access request has none, or if there are too many roles.
+    Raises Forbidden if no group has a role, if a group of the access request has no role, or if there are too many
+    roles.
     """
     mapped = cluster.options.group_roles
     kept = tuple(group for group in grant.groups if group in mapped)
@@ -57,8 +58,8 @@ def _token_grant(grant: Grant, cluster: Cluster) -> Grant:
     granted = replace(grant, groups=kept, left_out=left_out, trace=trace)
     if (count := len(bound_roles(granted, cluster))) > MAX_BINDINGS:
         raise Forbidden(
-            f"Your groups have {count} different roles in this cluster, but a token has at most {MAX_BINDINGS}. Ask the"
-            " operator for groups with fewer roles.",
+            f"Your groups have {count} different roles in this cluster, but a token can have at most"
+            f" {MAX_BINDINGS}. Ask the operator for groups with fewer roles.",
             trace=trace,
         )
     return granted

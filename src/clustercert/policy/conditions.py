@@ -1,4 +1,4 @@
-"""Conditions of policy rules, and the input of a policy decision, which they read."""
+"""Conditions of policy rules, and the input of a policy decision. The conditions read this input."""
 
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +12,7 @@ from clustercert.model.identity import FederatedDomain, Group, User
 from clustercert.model.issuance import IssueRequest
 from clustercert.model.name_patterns import Names, Values
 
-# Kinds of names in conditions that the caller can choose.
+# The caller can choose names of these kinds.
 _CHOSEN = frozenset({"auth_method", "key_type"})
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -90,7 +90,7 @@ class Condition(Protocol):
         """
 
     def found(self, decision_input: DecisionInput) -> str:
-        """Return the input's actual value in words; empty if it can't be described."""
+        """Return the input's actual value in words, or an empty string if this value can't be described."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,8 @@ _IDS: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "cluster": lambda decision_input: (decision_input.cluster.id,),
 }
 
-# Functions that return the values to display, by kind. Only for kinds for which `NAMED` returns several names of one
-# object.
+# Functions that return the values to display, by kind. Only kinds for which `NAMED` returns several names of one object
+# are listed.
 _SHOWN: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "group": lambda decision_input: tuple(group.shown_name for group in decision_input.caller.groups),
     "user": lambda decision_input: (decision_input.caller.user.shown_name,),
@@ -150,7 +150,7 @@ class InProject:
         return f"project is {self.names.text}"
 
     def first_false(self, decision_input: DecisionInput) -> str | None:
-        """Return the clause if it is false, else None. Raises ConditionFailed if several projects have the name."""
+        """Return the clause if the condition is not met. Raises ConditionFailed if several projects have the name."""
         cluster, project = decision_input.cluster, decision_input.cluster.project_name
         names = project.qualified_names if project is not None else ()
         bare = [name for name in names if project is not None and name == project.name]

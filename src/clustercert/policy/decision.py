@@ -33,14 +33,14 @@ from clustercert.policy.templates import UserNameTemplate, name_problem
 
 # The maximum number of rules listed in a message.
 MAX_NAMED = 3
-_UNKNOWN_RULES = "No rule of the policy matches this request. Ask the operator which rules there are for you."
+_UNKNOWN_RULES = "No rule of the policy matches this request. Ask the operator which rules apply to you."
 # The maximum number of characters of a condition in a trace.
 MAX_CLAUSE = 200
-# The duration in the example of a command that asks for access, if the policy allows it.
+# The duration in an example command that asks for access, unless the policy allows only a shorter one.
 _EXAMPLE_DURATION = timedelta(hours=1)
 
 
-CA_EXPIRED = "The cluster's client CA has expired. Ask the operator to rotate it."
+CA_EXPIRED = "The cluster's client CA has expired. Ask the operator to rotate the CA."
 
 
 def lifetime_refusal(
@@ -89,7 +89,7 @@ def refusal(
     if (rule := match.denied_by) is not None:
         trace["denied_by"] = rule.name
         failure = {rule.name: shortened(match.failure)} if match.failure else {}
-        fails = f"The policy's rule {rule.name} can't be evaluated for this request. Ask the operator."
+        fails = f"The policy's rule {rule.name} can't be evaluated for this request. Ask the operator to check it."
         return Forbidden(rule.deny or fails, trace=trace, unmet_conditions=failure)
     trace["unmet_conditions"] = {name: shortened(clause) for name, clause in own.items()}
     if match.offers:
@@ -109,7 +109,7 @@ def refusal(
 def how_to_ask(offers: Sequence[PolicyRule], cluster: Cluster) -> str:
     """Return which groups can be requested, and a command that requests one of them.
 
-    Prefers an offer that can't be used before its approval for the command.
+    The command preferably requests a group that can't be used before the approval.
     """
     terms = [(rule, rule.offer) for rule in offers if rule.offer is not None]
     groups = tuple(dict.fromkeys(group for rule, _ in terms for group in rule.groups))
@@ -134,18 +134,18 @@ def shortened(clause: str) -> str:
 def _nearest_message(
     near: Iterable[PolicyRule], own: Mapping[str, str], decision_input: DecisionInput
 ) -> str:
-    """Return what the rules for the caller's roles need, or an empty string if the caller may see none of them."""
+    """Return what the rules for the caller's roles need, or an empty string if the caller may see no such rule."""
     own_near = sorted(
         (rule for rule in near if rule.name in own), key=lambda rule: _unmet(rule, decision_input, is_chosen)
     )
     if not own_near:
         return ""
     listed = "; ".join(f"{rule.name}: {own[rule.name]}" for rule in own_near[:MAX_NAMED])
-    return f"No rule of the policy matches this request. What the nearest rules need: {listed}."
+    return f"No rule of the policy matches this request. The nearest rules need: {listed}."
 
 
 def _role_message(rules: Sequence[PolicyRule], decision_input: DecisionInput) -> str:
-    """Return the message that lists the roles that have access."""
+    """Return the message that lists the roles with access."""
     open_to_all = (rule for rule in rules if rule.grants and not rule.private)
     roles = dict.fromkeys(
         each.names.text for rule in open_to_all for each in rule.conditions if is_on_role(each)
@@ -170,7 +170,7 @@ class Policy:
         allowed_system_names: names with the prefix `system:` that certificates may contain.
         key_type: the type of keys that the service generates.
         max_lifetime: the longest lifetime of any certificate. Rules can only shorten this lifetime.
-        username: the template of the user name; None for the user's id.
+        username: the template of the user name; None if the user's id is the user name.
         issuer_names: the names of OIDC issuers and of Keystone. These names are the prefixes in user and group names
             such as `ISSUER/NAME`.
     """
@@ -241,7 +241,7 @@ class Policy:
         return next((rule for rule in self.rules if rule.name == name and rule.offer is not None), None)
 
     def access_refusal(self, access: RequestedAccess) -> str | None:
-        """Return the message of `decide` if the rule does not give this access to any caller now, or None.
+        """Return the message with which `decide` now refuses this access to every caller, or None.
 
         Does not compare the rule's conditions on the caller and on the certificate's request.
         """
@@ -250,7 +250,7 @@ class Policy:
     def met_conditions(self, caller: Caller, project_id: str) -> Mapping[str, frozenset[str]]:
         """Return the clauses of the approval conditions that the caller meets in a project, by the name of the rule.
 
-        Omits rules of whose conditions the caller meets none. Approvers need a role in the project.
+        Omits a rule if the caller meets none of its conditions. Approvers need a role in the project.
         """
         roles = caller.roles_in(project_id)
         offers = [(rule.name, rule.offer) for rule in self.rules if rule.offer is not None]
@@ -354,7 +354,7 @@ class Policy:
 def _with_access(match: Match, own: Mapping[str, str], access: RequestedAccess, trace: JsonObject) -> Match:
     """Return the match with the rule that offers the requested access.
 
-    Raises Forbidden if no matching rule offers the access, or if the approvals are not those that the rule needs now.
+    Raises Forbidden if no matching rule offers the access, or if the rule needs other approvals now.
     """
     if (clause := own.get(access.rule)) is not None:
         raise Forbidden(
@@ -369,7 +369,7 @@ def _with_access(match: Match, own: Mapping[str, str], access: RequestedAccess, 
 
 
 def _access_refusal(offers: Iterable[PolicyRule], access: RequestedAccess) -> str | None:
-    """Return the message if none of these rules offers the access, or needs other approvals. Else, returns None."""
+    """Return the message if none of these rules offers the access, or if the access needs other approvals."""
     rule = next((rule for rule in offers if rule.name == access.rule), None)
     offer = rule.offer if rule is not None and set(access.groups) <= set(rule.groups) else None
     if offer is None:

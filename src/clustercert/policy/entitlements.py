@@ -31,7 +31,7 @@ from clustercert.policy.expressions import Expression
 from clustercert.policy.lifetime import BACKDATE, MOST_DAYS
 from clustercert.policy.rules import PolicyRule, united_groups
 
-# The maximum number of requests to decide for one user. Rules can contain any number of networks.
+# The maximum number of requests to decide for one user. Each network in a rule adds two requests.
 MAX_VARIANTS = 5000
 
 _ON_REQUEST = frozenset({"auth_method", "key_type"})
@@ -63,9 +63,10 @@ def depends_on_request(condition: Condition) -> bool:
 
 
 def is_offered(policy: Policy, rule_name: str, caller: Caller, cluster: Cluster, now: datetime) -> bool:
-    """Whether a user meets the conditions on users and the cluster of a rule that offers groups.
+    """Whether a user and the cluster meet the conditions of a rule that offers groups.
 
-    Ignores conditions on the request, such as its source. A condition that can't be evaluated counts as met.
+    Ignores conditions on the request, such as a condition on the source. A condition that can't be evaluated counts as
+    met.
     """
     rule = policy.offering_rule(rule_name)
     if rule is None or not caller.roles_in(cluster.project_id):
@@ -212,11 +213,11 @@ class _Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The requests that a rule grants to all users who meet the same conditions on users.
+    """The requests with which all users who match the same rules can get the groups of one rule.
 
     Attributes:
-        choices: one request for each different list of matching rules, the longest lifetime first. The policy can still
-            refuse the first requests because of the user's name or groups.
+        choices: one request for each different list of matching rules, the longest lifetime first. The policy can
+            refuse a request because of the user's name or groups. The search then tries the next request.
     """
 
     rule: PolicyRule
@@ -240,7 +241,7 @@ class Entitlements:
         self.compared = 0
 
     def entitlements_of(self, caller: Caller) -> tuple[Entitlement, ...]:
-        """Return the user's entitlements, in the order of the rules, but those that need an access request last."""
+        """Return the user's entitlements in the rules' order. Entitlements that need an access request come last."""
         if not caller.roles_in(self._cluster.project_id):
             return ()
         self.compared += len(self._rules)
@@ -259,7 +260,7 @@ class Entitlements:
         return self._policy.input_of(caller, self._cluster, request, self._now)
 
     def _granted(self, plan: _Plan, decision_input: DecisionInput) -> Entitlement | None:
-        """Return the entitlement from the first of the plan's requests that issuing would grant, or None."""
+        """Try the plan's requests in order. Return the entitlement from the first granted request, or None."""
         try:
             own = united_groups((plan.rule,), decision_input, {})
         except ClustercertError:
@@ -280,7 +281,7 @@ class Entitlements:
         return self._cluster.credential_kind == "certificate" or group in self._cluster.options.group_roles
 
     def _access(self, rule: PolicyRule, groups: tuple[str, ...]) -> RequestedAccess | None:
-        """Return the longest approved access to these groups, or None for a rule that grants its groups."""
+        """Return the longest approved access to these groups, or None if the rule needs no access request."""
         if rule.offer is None:
             return None
         met = tuple(frozenset({clause}) for clause in rule.offer.clauses)
@@ -353,14 +354,14 @@ def _matches(rules: Iterable[_Rule], decision_input: DecisionInput) -> Iterator[
 def _outcomes(
     matches: Sequence[_Match], position: int, requests: Iterable[tuple[RequestVariant, DecisionInput]]
 ) -> Iterator[tuple[RequestVariant, Sequence[_Rule]]]:
-    """Yield the requests that the rule at `position` grants, with all rules that grant them."""
+    """Yield each request that the rule at `position` grants, with all rules that grant this request."""
     for variant, sent in requests:
         if (granting := _granting(matches, position, sent)) is not None:
             yield variant, granting
 
 
 def _granting(matches: Sequence[_Match], position: int, sent: DecisionInput) -> Sequence[_Rule] | None:
-    """Return the rules that grant a request. Only the rule at `position` may be one that offers its groups.
+    """Return the rules that grant a request. Omits rules that offer groups, except the rule at `position`.
 
     Returns None if the rule at `position` is not among these rules, or if a rule refuses the request.
     """

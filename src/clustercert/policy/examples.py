@@ -1,4 +1,4 @@
-"""Examples of decisions that a policy must make: their settings, and a check of the policy against them."""
+"""Examples of decisions that a policy must make: their settings, and a check that the policy makes the decisions."""
 
 import functools
 import ipaddress
@@ -145,11 +145,13 @@ class ExampleRequest(Section):
         duration: days, or -1 for the default lifetime of the matching rules. If the matching rules have no default
             lifetime, -1 stands for the longest lifetime allowed. By default, -1.
         expires_in: lifetime, 5m to 1825d, instead of `duration`.
-        shorten: whether an `expires_in` that exceeds the limit is shortened, as for kubectl, instead of refused.
+        shorten: whether to shorten an `expires_in` that exceeds the limit, as for kubectl, instead of refusing the
+            request.
         csr: whether the request has a CSR. By default, true if `key_type` is given.
         key_type: type of the key in the CSR. By default `ec-p256`.
         reason: the reason for the request.
-        access: the caller's access request. By default, the request is for standing groups only.
+        access: the caller's access request. By default, the caller has none, and gets only groups of rules with
+            `grant`.
     """
 
     duration: int | None = Field(default=None, ge=LONGEST, le=MOST_DAYS)
@@ -285,12 +287,12 @@ class ExampleOutcome:
         )
 
     def description(self, expected: Expectation) -> str:
-        """Describe the outcome for people. Names the offers only if something is expected of them."""
+        """Describe the outcome for people. Names the offers if the example expects certain offers."""
         offers = self.offers if expected.offers is not None else None
         if self.grant is None:
             return _with_offers(_refusal(self.refused_by, self.message), offers)
         longest = self.max_lifetime if self.max_lifetime != self.lifetime else None
-        # Leave out a user id: examples rarely name ids, so a reader would not recognize the id.
+        # Leave out a user id: examples rarely contain ids, so a reader would not recognize the id.
         username = None if is_user_id(self.grant.username) else self.grant.username
         return _with_offers(_allowance(self.grant.groups, username, self.lifetime, longest), offers)
 
@@ -346,7 +348,7 @@ def decide_example(policy: Policy, example: ExampleSettings) -> ExampleOutcome:
 
 
 def _access(policy: Policy, example: ExampleAccess, now: datetime) -> RequestedAccess:
-    """Return the access of an example. If it is approved, each condition was met by an approver of its own."""
+    """Return the access of an example. If the access is approved, a different approver met each condition."""
     rule = policy.offering_rule(example.rule)
     offer = rule.offer if rule is not None else None
     clauses = offer.clauses if offer is not None and example.approved else ()

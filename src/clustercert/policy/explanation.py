@@ -44,7 +44,7 @@ class RuleCheck:
     Attributes:
         is_visible: whether the user may see the rule; see `PolicyRule.is_visible_to`.
         groups: the certificate's Kubernetes groups that the rule gives; empty if there is no certificate. If the rule
-            offers, the groups that can be requested.
+            offers groups, the groups that can be requested.
     """
 
     rule: PolicyRule
@@ -158,8 +158,8 @@ def nearest_rule(
 ) -> NearestRule | None:
     """Return the rule that would allow the request after the fewest changes, or None.
 
-    Considers only changes to the lifetime, and changes that meet the conditions of one rule that grants. Ignores that
-    such a change can also make other rules match.
+    Considers only changes to the lifetime, and changes that meet all conditions of one granting rule. Ignores that such
+    a change can also make other rules match.
 
     Args:
         checks: all rules, compared with the request.
@@ -203,7 +203,7 @@ def _candidates(checks: Sequence[RuleCheck], requested: str | None, *, only_own:
 
 
 def _known(check: RuleCheck) -> PolicyRule:
-    """Return the rule with its conditions replaced by their known result."""
+    """Return the rule with its conditions replaced by their known results."""
     return replace(check.rule, conditions=tuple(_Known(each) for each in check.unmet[:1]))
 
 
@@ -222,7 +222,7 @@ def _lifetime_change(
 ) -> tuple[NeededChange, ...] | None:
     """Return the change of the lifetime that the rules require.
 
-    Returns `()` if the rules allow the requested lifetime, and None if they refuse the request with any lifetime.
+    Returns `()` if the rules allow the requested lifetime, and None if they refuse every lifetime.
     """
     try:
         decide(rules, request)
@@ -334,7 +334,8 @@ def _with_groups(
 ) -> RuleCheck:
     """Add the groups of a rule that grants.
 
-    Adds no groups if the cluster has ClusterRoles for rules, because the certificate then has no groups of the policy.
+    Adds no groups if the cluster has ClusterRoles for rules, because certificates for such a cluster have no groups of
+    the policy.
     """
     if check.outcome != "grants":
         return check

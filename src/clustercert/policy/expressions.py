@@ -108,14 +108,14 @@ def check_calls(parsed: Sequence[ExpressionToken]) -> None:
         name = token.text
         if name in _METHODS and not (is_method and count == 1):
             raise ValueError(
-                f'{name} must be called on a text with one value, as in request.reason.{name}("a")'
+                f'{name} must be called on a text, with one value, as in request.reason.{name}("a")'
             )
         if name in _CONVERSIONS and (is_method or count != 1):
             raise ValueError(f"{name} is called with one value, as in {name}(a)")
         if name == "size" and count != (0 if is_method else 1):
             raise ValueError("size must be called as size(user.groups) or user.groups.size()")
         if name.startswith("get") and not (is_method and count == 0):
-            raise ValueError(f"{name} must be called on a time without values, as in now.{name}()")
+            raise ValueError(f"{name} must be called on a time, without a value, as in now.{name}()")
 
 
 def constant_calls(parsed: Sequence[ExpressionToken], variables: Collection[str]) -> Iterator[str]:
@@ -332,7 +332,7 @@ def _ends_operand(token: ExpressionToken) -> bool:
 MAX_EXPRESSION = 4096
 
 # The maximum length of lists that an expression reads, because the cost of the expression grows with their length. A
-# token can contain the same number of groups.
+# token's groups have the same limit.
 MAX_LISTED = 500
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -388,7 +388,7 @@ class Expression:
                 decision_input.cel_context = _context(decision_input)
             result = self._program.execute(cast("Context", decision_input.cel_context))
         except BaseException as error:
-            # The library raises exceptions of many types. Its panics don't derive from Exception.
+            # The library raises exceptions of many types. The library's panics don't derive from Exception.
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             raise ConditionFailed(f"the CEL expression failed: {str(error)[:100]}: {self.source}") from None

@@ -9,8 +9,8 @@ MOST_DAYS = 1827
 MAX_DAYS = 1825
 LONGEST = -1
 MAX_LIFETIME = timedelta(days=MAX_DAYS)
-# Shorter certificates would often expire before a client whose clock differs, or whose renewal failed once, replaces
-# them.
+# Certificates with a shorter lifetime would often expire too early: clocks of clients differ, and a renewal can fail
+# once.
 MIN_LIFETIME = timedelta(minutes=5)
 # cce_02_0248: expire_at must be 15 minutes to 5 years in the future.
 MIN_EXPIRE_AT = timedelta(minutes=15)
@@ -20,7 +20,7 @@ MIN_EXPIRE_AT = timedelta(minutes=15)
 BACKDATE = timedelta(minutes=5)
 # The last sentence of the message about a lifetime that is too long. The command line replaces this sentence, because
 # command-line options differ from API fields.
-SHORTEN = "Request less, or duration -1 for the longest allowed."
+SHORTEN = "Request a shorter lifetime, or duration -1 for the longest allowed."
 
 # The name of the setting that limits the lifetimes of all certificates, for messages.
 MAX_LIFETIME_SETTING = "policy.max_lifetime"
@@ -38,14 +38,14 @@ def parse_lifetime(text: str) -> timedelta:
 
 
 def lifetime_option(lifetime: timedelta) -> str:
-    """Format a lifetime for an option of a command, in the largest unit that divides it evenly, such as `8h`."""
+    """Format a lifetime for an option of a command, in the largest unit that divides the time evenly, such as `8h`."""
     seconds = int(lifetime.total_seconds())
     unit, size = next((unit, size) for unit, size in _OPTION_UNITS if seconds % size == 0)
     return f"{seconds // size}{unit}"
 
 
 def waiting_time(seconds: int) -> str:
-    """Format how long to wait, rounded up to minutes or hours if it is long, such as `20 minutes`."""
+    """Format a waiting time, such as `20 minutes`. Rounds a long time up to minutes or hours."""
     for unit, size in (("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{-(-seconds // size)} {unit}"
@@ -53,9 +53,9 @@ def waiting_time(seconds: int) -> str:
 
 
 def lifetime_text(lifetime: timedelta) -> str:
-    """Format a lifetime in the largest unit that divides it evenly, such as `30 days`.
+    """Format a lifetime in the largest unit that divides the lifetime evenly, such as `30 days`.
 
-    Uses several units if only seconds divide it evenly, such as `59 minutes 17 seconds`.
+    Uses several units if only seconds divide the lifetime evenly, such as `59 minutes 17 seconds`.
     """
     left = int(lifetime.total_seconds())
     is_odd = left % 60 != 0

@@ -23,13 +23,13 @@ from clustercert.policy.templates import is_template
 
 
 class Approval(Section):
-    """An entry of `offer.approvals`: what one approver must be.
+    """An entry of `offer.approvals`: the role or groups that one approver needs.
 
     If both fields are given, both must match. In names, `*` and `?` work as in `when`.
 
     Attributes:
-        role: a role of the approver in the cluster's project.
-        groups: ids, names, or names with their domain, of groups; the approver is in one of them.
+        role: a role that the approver must have in the cluster's project.
+        groups: groups by id, by name, or by name with domain. The approver must be in one of these groups.
     """
 
     role: Name | None = None
@@ -38,7 +38,7 @@ class Approval(Section):
     @model_validator(mode="after")
     def _has_a_condition(self) -> Self:
         if self.role is None and self.groups is None:
-            raise RuleFault('write what the approver must be, such as {role = "admin"}')
+            raise RuleFault('write the role or groups that the approver needs, such as {role = "admin"}')
         return self
 
     @cached_property
@@ -53,7 +53,7 @@ class Approval(Section):
         return " and ".join(each.clause for each in self.parts)
 
     def is_met(self, names: Mapping[str, Values]) -> bool:
-        """Whether an approver with these roles and groups meets the condition. The keys are `role` and `group`."""
+        """Whether an approver meets the condition. The keys of `names` are `role` and `group`."""
         return all(each.names.match_prepared(names[each.what]) for each in self.parts)
 
 
@@ -64,17 +64,18 @@ class Offer(Section):
 
     Attributes:
         groups: Kubernetes groups that can be requested, 1 to 32, without placeholders.
-        max_lifetime: the longest access that can be requested, 5m to 1827d. Also the longest extension, and the
-            longest lifetime of a certificate.
-        min_reason_length: the least number of characters in the reason of a request, 1 to 512.
-        claim_within: how long after the approval the first certificate must be issued, 1m to 30d.
-        approve_within: how long after the request all approvals must have been given, 1m to 30d.
+        max_lifetime: the longest access that a user can request, the longest extension, and the longest lifetime of a
+            certificate: 5m to 1827d.
+        min_reason_length: the minimum number of characters in the reason of a request, 1 to 512.
+        claim_within: the longest time between the approval and the first certificate, 1m to 30d.
+        approve_within: the longest time between the request and its last approval, 1m to 30d.
         approvals: the approvers that a request needs, at most 8. Each entry needs a different person, and nobody
             approves their own request. An empty list: the request needs no approval.
-        before_approval: whether the access may be used before the approval (break-glass). If the approvals are missing
-            after `approve_within`, or somebody denies the request, the access ends at once.
-        uses_before_approval: how often a user may use the access to a cluster before the approval within 24 hours, 1 to
-            100. Uses of all rules that offer one of the same groups count. Approved uses do not count.
+        before_approval: whether the user may use the access before the approval (break-glass). The access ends at once
+            if an approval is missing after `approve_within`, or if an approver denies the request.
+        uses_before_approval: the number of times in 24 hours that a user may use access to a cluster before its
+            approval, 1 to 100. Uses of other rules that offer one of the same groups also count. Approved uses do not
+            count.
     """
 
     groups: Annotated[GroupList, Field(min_length=1)]

@@ -82,8 +82,8 @@ class ReplayOutcome:
     Attributes:
         not_after: the end of the certificate's validity; None if the request was refused.
         username: the certificate's common name (CN); empty if the request was refused.
-        groups: the certificate's groups without its credential group. In a cluster with per-credential RBAC, the name
-            of the ClusterRole instead.
+        groups: the certificate's groups without its credential group. In a cluster with per-credential RBAC, this field
+            contains the name of the ClusterRole instead.
         rules: the rules that granted the request, or the rule that denied it.
         message: why the request was refused.
     """
@@ -298,7 +298,9 @@ def _time(value: object) -> datetime:
     return parse_rfc3339(_text(value))
 
 
-ONLY_COUNTED = "the caller had many refusals, so the event contains only their number and not the clusters"
+ONLY_COUNTED = (
+    "the caller had many refusals, so the event contains only the number of refusals, not the clusters"
+)
 NOT_SIGNED = "the policy allowed the request, but the signer did not sign"
 # The maximum number of example decisions for each kind of change.
 MAX_EXAMPLES = 5

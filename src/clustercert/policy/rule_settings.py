@@ -157,7 +157,7 @@ class RuleSettings(Section):
         if len(effects) != 1:
             raise RuleFault("a rule needs exactly one of grant, deny and offer", *effects[1:2])
         if self.offer is not None and not self.name:
-            raise RuleFault("a rule that offers groups needs a name; set it", "name")
+            raise RuleFault("a rule that offers groups needs a name; set the field name", "name")
         return self
 
     @property
@@ -356,7 +356,7 @@ def positional_names(policy: PolicySettings) -> frozenset[str]:
 
 
 def credential_rule_problem(names: Collection[str], policy: PolicySettings) -> str | None:
-    """Return why rules can't have ClusterRoles for credentials: a rule does not exist or has no name. Else, None."""
+    """Return why a rule can't have a ClusterRole for credentials (it does not exist or has no name), or None."""
     if unknown := set(names) - {rule.name for rule in policy.all_rules}:
         return f"The policy has no rule {', '.join(sorted(unknown))}. Correct the name, or add the rule to the policy."
     if by_position := set(names) & positional_names(policy):

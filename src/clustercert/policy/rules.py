@@ -37,13 +37,13 @@ class Template(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
-    """If all conditions are met, the rule adds groups and limits the lifetime, or denies the request, or offers groups.
+    """A rule. If its conditions are met, it adds groups and limits the lifetime, denies the request, or offers groups.
 
     Attributes:
         name: unique in the policy.
         groups: the groups that the rule grants or offers.
         max_lifetime: the limit of a rule that grants; None if only the policy limits the lifetime.
-        default_lifetime: the lifetime for the duration -1; None for the longest lifetime allowed.
+        default_lifetime: the lifetime for the duration -1; None means the longest lifetime allowed.
         deny: the message of a rule that denies; None for other rules.
         offer: the terms of a rule whose groups need an access request; None for other rules.
         declared: the rule in the form of the settings, as JSON values with lifetimes in seconds; for the audit event.
@@ -149,7 +149,7 @@ class Match:
         return own
 
     def with_requested(self, name: str, groups: Sequence[str]) -> "Match":
-        """Return the match with a rule that grants the groups that were requested from it, before the other rules.
+        """Return the match with one more rule before the others: it grants the groups that an access request asked for.
 
         Returns the match itself if no rule with this name matches and offers these groups.
         """

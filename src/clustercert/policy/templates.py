@@ -241,7 +241,8 @@ _USER_VALUES: dict[str, Callable[[DecisionInput], str]] = {
 def template_prefixes(policy_groups: Iterable[str]) -> tuple[str, ...]:
     """Return the fixed prefixes of templates: the text up to the last colon before the first placeholder.
 
-    Omits templates without such a prefix, and the prefix `system:`, because templates never produce names with it.
+    Omits templates without such a prefix, and the prefix `system:`, because templates never produce names with this
+    prefix.
     """
     prefixes = {group[: group.find("{")].rpartition(":")[0] for group in policy_groups if is_template(group)}
     return tuple(sorted(f"{prefix}:" for prefix in prefixes if prefix and not _is_system(f"{prefix}:")))

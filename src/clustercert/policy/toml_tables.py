@@ -67,7 +67,7 @@ def problem_text(problem: ErrorDetails, settings: type[BaseModel]) -> str:
 
 
 def causes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
-    """Return the problems without follow-up errors: a list with wrong entries is also reported as too short."""
+    """Return the problems without follow-up errors, because a list with wrong entries is also reported as too short."""
     paths = [problem["loc"] for problem in problems]
     return [
         problem
@@ -92,8 +92,7 @@ def _shown(problem: ErrorDetails) -> str:
 def _suggestion(name: str, settings: type[BaseModel], table: Sequence[str | int]) -> str:
     known = _fields(settings, table)
     inner = {field: f"{each}.{field}" for each in known for field in _fields(settings, (*table, each))}
-    # Require more similarity for fields of inner tables: these fields are so many that one of them is nearly always
-    # slightly similar.
+    # Inner tables have so many fields that one of them is nearly always slightly similar, so require more similarity.
     for names, cutoff in (({each: each for each in known}, 0.6), (inner, 0.8)):
         if similar := difflib.get_close_matches(name, names, n=1, cutoff=cutoff):
             return f"; did you mean {names[similar[0]]}?"
@@ -166,7 +165,7 @@ def read_tables(file: Path, kind: str = "configuration") -> Tables:
         text = content.decode("utf-8")
         if len(text) > _MAX_CHARACTERS:
             raise UnreadableFile(
-                f"The {kind} file {file} is longer than {_MAX_CHARACTERS} characters. Shorten it."
+                f"The {kind} file {file} is longer than {_MAX_CHARACTERS} characters. Shorten the file."
             )
         if text.startswith("\ufeff"):
             raise UnreadableFile(

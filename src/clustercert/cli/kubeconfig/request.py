@@ -93,7 +93,7 @@ class CertificateRequest:
         if self.lifetime.expires_in is not None:
             advice = "Give a shorter --expires-in, or leave it out."
         else:
-            advice = "Request less, or --duration -1 for the longest allowed."
+            advice = "Request a shorter lifetime, or --duration -1 for the longest allowed."
         message = error.message.replace(SHORTEN, advice)
         if self.lifetime.expire_at is not None and message.startswith("expire_at: "):
             message = message.replace("expire_at", "--expire-at", 1)
