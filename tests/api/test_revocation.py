@@ -158,6 +158,7 @@ def test_one_certificate_by_fingerprint_or_serial_and_twice_is_once(place: Revoc
         "enforced_by": [],
         "refuses": "none",
         "within_seconds": None,
+        "expected_by": None,
         "lacking": None,
         "does_not_stop": None,
     }
@@ -258,7 +259,9 @@ def test_a_user_everywhere_is_for_operators(place: RevocationClient) -> None:
         f"{OWN}/users/{place.user('reader')}/revocations", headers=place.world.people["operator"].headers
     ).json()
     only_new, only_listed = (
-        dict.fromkeys(("enforced_by", "refuses", "within_seconds", "lacking", "does_not_stop")),
+        dict.fromkeys(
+            ("enforced_by", "refuses", "within_seconds", "expected_by", "lacking", "does_not_stop")
+        ),
         {"user_name": "reader", "user_domain": "tests", "by_name": "tests/operator", "undone_by_name": None}
         | dict.fromkeys(("cluster_name", "project_name", "project_domain")),
     )
@@ -459,6 +462,7 @@ def test_an_operator_undoes(place: RevocationClient) -> None:
         "enforced_by": [],
         "refuses": "none",
         "within_seconds": None,
+        "expected_by": None,
         "lacking": None,
         "does_not_stop": None,
     }

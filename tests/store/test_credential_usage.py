@@ -580,6 +580,27 @@ def revoked_uses(store: Store) -> list[dict[str, Any]]:
     return details(store, "credential.revoked_used")
 
 
+async def test_the_last_refusal_is_written_once_a_minute(
+    database: Database, store: Store, usage: CredentialUsage, known: CredentialCache
+) -> None:
+    record = await recorded(database)
+    row = (await seen(known, record, NOW)).recognized.credential
+    assert row is not None
+
+    async def refused(seconds: int) -> object:
+        for each in (usage, other_worker):
+            each.now = lambda: NOW + seconds * SECOND
+            each.report_refusal(row.id)
+            await each.flush()
+        (stored,) = store.rows("SELECT refused_at FROM certificate")
+        return stored[0]
+
+    other_worker = usage_at(database)
+    assert await refused(0) == store.time(NOW)
+    assert await refused(59) == store.time(NOW)
+    assert await refused(61) == store.time(NOW + 61 * SECOND)
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_an_allowed_use_after_a_revocation_is_reported(
     database: Database, store: Store, known: CredentialCache, usage: CredentialUsage, scope: str

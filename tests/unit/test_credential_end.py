@@ -27,9 +27,12 @@ def controls(set_up: Collection[str]) -> tuple[Control, ...]:
 
 
 def certificate(
-    *groups: str, revoked: timedelta | None = None, used: timedelta | None = None
+    *groups: str,
+    revoked: timedelta | None = None,
+    used: timedelta | None = None,
+    refused: timedelta | None = None,
 ) -> CertificateView:
-    """A certificate that was revoked, and used, this long ago."""
+    """A certificate that was revoked, used and refused this long ago."""
     return CertificateView(
         fingerprint=bytes(32),
         serial="1",
@@ -57,6 +60,7 @@ def certificate(
         last_seen_at=None,
         altered_at=None,
         revoked_used_at=NOW - used if used is not None else None,
+        refused_at=NOW - refused if refused is not None else None,
     )
 
 
@@ -125,3 +129,35 @@ def test_what_is_missing_is_said() -> None:
     webhook = Control("webhook", False, "", "", lacking="A webhook token exists.")
     assert enforcement_of([webhook]).lacking == "A webhook token exists."
     assert enforcement_of([webhook], certificate()).lacking == "A webhook token exists."
+
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("set_up", "times", "refusal"),
+    [
+        (("webhook",), {}, None),
+        (("webhook",), {"revoked": HOUR}, "expected"),
+        (("webhook",), {"revoked": HOUR, "refused": HOUR / 2}, "refused"),
+        # Another API server of the cluster accepted the certificate, before or after the refusal.
+        (("webhook",), {"revoked": HOUR, "refused": HOUR / 2, "used": HOUR / 3}, "used"),
+        (("webhook",), {"revoked": HOUR, "refused": HOUR / 3, "used": HOUR / 2}, "used"),
+        (("webhook",), {"revoked": 3 * DAY, "refused": HOUR, "used": 2 * DAY}, "refused"),
+        # The use and the refusal were before this revocation: an earlier one was undone.
+        (("webhook",), {"revoked": HOUR, "refused": 2 * HOUR, "used": 3 * HOUR}, "expected"),
+        (("admission",), {"revoked": HOUR}, "only_writes"),
+        ((), {"revoked": HOUR}, "none"),
+        # The webhook was asked, although it is not known to be set up any more.
+        ((), {"revoked": 2 * DAY, "refused": 2 * DAY - HOUR}, "refused"),
+    ],
+)
+def test_a_refusal_is_only_said_if_it_was_seen(
+    set_up: tuple[str, ...], times: dict[str, timedelta], refusal: str | None
+) -> None:
+    found = end(set_up, **times)
+    assert found.refusal == refusal
+    is_expected = "revoked" in times and set_up
+    seconds = SECONDS["webhook" if "webhook" in set_up else "admission"]
+    by = NOW - times["revoked"] + timedelta(seconds=seconds or 0) if is_expected else None
+    assert found.expected_by == by

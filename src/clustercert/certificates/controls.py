@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from clustercert.model.group_roles import CLUSTER_ADMIN, RoleGrant
-from clustercert.model.kubernetes import TOKEN_REFUSED_AFTER
+from clustercert.model.kubernetes import REVOCATION_NOTICED_AFTER, TOKEN_REFUSED_AFTER
 from clustercert.model.times import is_recent, rfc3339
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ class Control:
             it recently. Only `clustercert kubernetes verify` proves that the control works.
         lacking: a sentence that says what is missing from an unfinished set-up; None if nothing is known to be missing.
         within: a sentence that says how soon the control takes effect.
-        within_seconds: the same as a number, with the files that `clustercert kubernetes setup` writes; None if the
-            control does not follow revocations.
+        within_seconds: the same as a number; None if the control does not follow revocations.
         does_not_stop: a sentence that says what the control does not stop.
     """
 
@@ -107,10 +106,10 @@ def controls_of(cluster: "Cluster", calls: Sequence[datetime | None], now: datet
         " delete the ValidatingAdmissionPolicy.",
         within_seconds=2,
     )
-    return (_webhook(calls, now), binding, admission, _CA, _EXPIRY)
+    return (_webhook(cluster, calls, now), binding, admission, _CA, _EXPIRY)
 
 
-def _webhook(calls: Sequence[datetime | None], now: datetime) -> Control:
+def _webhook(cluster: "Cluster", calls: Sequence[datetime | None], now: datetime) -> Control:
     last_call = max((call for call in calls if call is not None), default=None)
     since = (
         "never called the webhook"
@@ -118,6 +117,7 @@ def _webhook(calls: Sequence[datetime | None], now: datetime) -> Control:
         else f"not called the webhook since {rfc3339(last_call)}"
     )
     is_called = is_recent(last_call, now)
+    cached = cluster.options.unauthorized_ttl_seconds
     return Control(
         "webhook",
         set_up=is_called,
@@ -125,11 +125,11 @@ def _webhook(calls: Sequence[datetime | None], now: datetime) -> Control:
         if is_called or not calls
         else f"A webhook token exists, but the API server has {since}. Install the files that `clustercert kubernetes"
         " setup` wrote, and check them with `clustercert kubernetes verify`.",
-        within="Within 1 second plus the webhook's unauthorizedTTL: 3 seconds with the files that `clustercert"
-        " kubernetes setup` writes.",
+        within=f"Within {REVOCATION_NOTICED_AFTER + cached} seconds: this service notices a revocation within"
+        f" {REVOCATION_NOTICED_AFTER} second, and the registered unauthorizedTTL of the webhook is {cached} seconds.",
         does_not_stop="Members of system:masters: the API server never calls the webhook for them. While the webhook"
         " does not answer, its failurePolicy decides.",
-        within_seconds=3,
+        within_seconds=REVOCATION_NOTICED_AFTER + cached,
     )
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from clustercert.certificates.controls import FAST_CONTROLS, Control, ControlName
-from clustercert.model.choices import CertificateState
+from clustercert.model.choices import CertificateState, RefusalState
 from clustercert.model.kubernetes import MASTERS
 from clustercert.model.times import is_recent
 from clustercert.store.certificates.views import CertificateView
@@ -38,6 +38,11 @@ class Enforcement:
     lacking: str | None
     does_not_stop: str | None = None
 
+    def expected_by(self, revoked_at: datetime) -> datetime | None:
+        """Return by when the API server should refuse a credential revoked at this time; None if it refuses nothing."""
+        seconds = self.within_seconds
+        return None if seconds is None else revoked_at + timedelta(seconds=seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class CredentialEnd:
@@ -52,6 +57,12 @@ class CredentialEnd:
         this certificate, and `expiry` if the cluster has no fast controls.
         revoked_at, revoked_by: when and by whom the certificate was revoked; None if it is live.
         used_after_revocation_at: when an API server last allowed a request after the revocation; None if none was seen.
+        refusal: what was seen of the refusal; None if the certificate is not revoked. `used`: an API server allowed a
+            request after the revocation. `refused`: the webhook told the API server to refuse a request. `expected`: a
+            control should stop the certificate, but nothing was seen yet. `only_writes`: the same for writes, and the
+            API server accepts reads. `none`: nothing stops the certificate before it expires.
+        refused_at: when the webhook last told the API server to refuse the certificate; None if it did not.
+        expected_by: by when the API server should refuse the certificate, or its writes; None if nothing stops it.
     """
 
     state: CertificateState
@@ -62,6 +73,9 @@ class CredentialEnd:
     revoked_at: datetime | None
     revoked_by: str | None
     used_after_revocation_at: datetime | None
+    refusal: RefusalState | None
+    refused_at: datetime | None
+    expected_by: datetime | None
 
 
 def enforcement_of(controls: Sequence[Control], certificate: CertificateView | None = None) -> Enforcement:
@@ -105,7 +119,25 @@ def credential_end(certificate: CertificateView, controls: Sequence[Control], no
         revoked_at=certificate.revoked_at,
         revoked_by=certificate.revoked_by,
         used_after_revocation_at=used_at,
+        refusal=_refusal(certificate, enforcement, now),
+        refused_at=certificate.refused_after_revocation_at,
+        expected_by=enforcement.expected_by(certificate.revoked_at) if certificate.revoked_at else None,
     )
+
+
+def _refusal(certificate: CertificateView, enforcement: Enforcement, now: datetime) -> RefusalState | None:
+    """Return what was seen of the refusal of a revoked certificate."""
+    used_at, refused_at = certificate.used_after_revocation_at, certificate.refused_after_revocation_at
+    if certificate.revoked_at is None:
+        return None
+    # A refusal says nothing about the other API servers of the cluster, so a recent use counts even after a refusal.
+    if used_at is not None and (refused_at is None or used_at >= refused_at or is_recent(used_at, now)):
+        return "used"
+    if refused_at is not None:
+        return "refused"
+    if enforcement.refuses == "writes":
+        return "only_writes"
+    return "none" if enforcement.refuses == "none" else "expected"
 
 
 def _is_of_masters(certificate: CertificateView) -> bool:

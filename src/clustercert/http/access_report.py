@@ -11,12 +11,18 @@ from starlette.responses import Response
 from clustercert.certificates.access import AccessReport, CertificateAccess
 from clustercert.certificates.credential_end import RefusedRequests
 from clustercert.http import IN_CLUSTER, query, responses
-from clustercert.http.certificates import ACTOR_NAME, USED_AFTER_REVOCATION, known_users, name_of
+from clustercert.http.certificates import (
+    ACTOR_NAME,
+    REFUSED_AT,
+    USED_AFTER_REVOCATION,
+    known_users,
+    name_of,
+)
 from clustercert.http.dependencies import Call, CallDep
 from clustercert.http.openapi import described
 from clustercert.http.paging import PageDep
 from clustercert.http.responses import Hex, ResponseBody, Time
-from clustercert.model.choices import CredentialKind
+from clustercert.model.choices import CredentialKind, RefusalState
 
 router = APIRouter(tags=["Inventory"])
 
@@ -25,8 +31,9 @@ REFUSES = (
     " binding, only those that write, or none."
 )
 WITHIN_SECONDS = (
-    "How long after a revocation the API server refuses these requests, with the files that `clustercert kubernetes"
-    " setup` writes; for a token, while this service reaches the API server. Null if it refuses none."
+    "How long after a revocation the API server should refuse these requests: with the webhook, a second more than the"
+    " cluster's `unauthorized_ttl_seconds`; with the other controls, while this service reaches the API server. Null if"
+    " the API server refuses none."
 )
 
 
@@ -46,6 +53,18 @@ class CredentialBody(ResponseBody):
     used_after_revocation_at: Time | None = Field(
         validation_alias=AliasPath("end", "used_after_revocation_at"),
         description=USED_AFTER_REVOCATION,
+    )
+    refusal: RefusalState | None = Field(
+        validation_alias=AliasPath("end", "refusal"),
+        description="What was seen of the refusal; null if the certificate is not revoked. `used`: an API server"
+        " allowed a request after the revocation. `refused`: the webhook told the API server to refuse a request."
+        " `expected`: a control should stop the certificate, but nothing was seen yet. `only_writes`: the same for"
+        " writes, and the API server accepts reads. `none`: nothing stops the certificate before it expires.",
+    )
+    refused_at: Time | None = Field(validation_alias=AliasPath("end", "refused_at"), description=REFUSED_AT)
+    expected_by: Time | None = Field(
+        validation_alias=AliasPath("end", "expected_by"),
+        description="By when the API server should refuse the revoked certificate, or its writes.",
     )
     groups: list[str] = Field(
         description="The certificate's groups without the credential group, plus system:authenticated. For a"

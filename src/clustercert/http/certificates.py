@@ -47,6 +47,10 @@ USED_AFTER_REVOCATION = (
     "When an API server last allowed a request with the certificate after its revocation; updated at most once a"
     " minute."
 )
+REFUSED_AT = (
+    "When the webhook last told the API server to refuse the revoked certificate; updated at most once a"
+    " minute."
+)
 ACTOR_NAME = "The actor's name with the domain. Null without an actor, and if the actor is not a known user."
 
 
@@ -111,6 +115,7 @@ class CertificateBody(ResponseBody):
         " hour."
     )
     used_after_revocation_at: Time | None = Field(description=USED_AFTER_REVOCATION)
+    refused_at: Time | None = Field(validation_alias="refused_after_revocation_at", description=REFUSED_AT)
 
 
 class WholeCertificateBody(CertificateBody):

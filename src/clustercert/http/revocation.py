@@ -148,6 +148,10 @@ class RevokedBody(RevocationBody):
     )
     refuses: RefusedRequests | None = Field(description=f"{REFUSES} Null like `enforced_by`.")
     within_seconds: int | None = Field(description=WITHIN_SECONDS)
+    expected_by: Time | None = Field(
+        description="By when the API server should refuse these requests: the time of the revocation plus"
+        " `within_seconds`."
+    )
     lacking: str | None = Field(
         description="Missing parts of the controls' set-up; null if no part is known to be missing."
     )
@@ -466,6 +470,7 @@ async def _revoked(call: Call, revocation: Revocation) -> Response:
         revocation,
         can_be_undone=recorder.can_undo(revocation),
         **{name: getattr(enforcement, name, None) for name in names},
+        expected_by=enforcement.expected_by(revocation.at) if enforcement is not None else None,
     )
     return responses.private(body)
 

@@ -56,6 +56,9 @@ ProofOutcome = Literal["accepted", "refused", "failed"]
 """How an API server treated a certificate of a client CA. `failed`: the API server did not authenticate it or was not
 reached, so nothing is proved."""
 
+RefusalState = Literal["used", "refused", "expected", "only_writes", "none"]
+"""What was seen of the refusal of a revoked credential; see `certificates.credential_end`."""
+
 RequestSeverity = Literal["good", "warn", "bad", "plain"]
 """How urgent the state of an access request is for its user and approvers. `plain`: nothing needs to be done."""
 

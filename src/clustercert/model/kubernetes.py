@@ -57,6 +57,9 @@ ACCESS_NAMESPACE = "clustercert-access"
 ISSUER_ACCOUNT = "issuer"
 """The name of this service's own service account in `ACCESS_NAMESPACE`."""
 
+REVOCATION_NOTICED_AFTER = 1
+"""How many seconds after a revocation all processes of this service deny the credential."""
+
 TOKEN_REFUSED_AFTER = 12
 """How many seconds after its revocation a token is refused at the latest: about 2 until its account is deleted, and 10
 because the API server caches the result of a token's authentication. Source: measured with kube-apiserver 1.36;

@@ -435,6 +435,8 @@ certificate = table(
     Column("altered_at", Utc, nullable=True),
     # The time when an API server last allowed a request although the certificate was revoked.
     Column("revoked_used_at", Utc, nullable=True),
+    # The time when the webhook last denied a request because the certificate was revoked.
+    Column("refused_at", Utc, nullable=True),
     # The certificate's common name, or NULL if the common name is the user id.
     Column("username", Text, nullable=True),
     # The access request whose groups the certificate has, or NULL.

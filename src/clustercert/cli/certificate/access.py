@@ -21,10 +21,12 @@ from clustercert.cli.terminal.output import (
     with_times,
     write_out,
 )
+from clustercert.model.refusals import REFUSAL_WORDS
 
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
+    from clustercert.model.choices import RefusalState
 
 
 def print_remaining_access(client: "AdministrationClient", body: "JsonObject") -> None:
@@ -106,6 +108,8 @@ def show_access(
     rows = _certificate_rows(report, is_table=is_table)
     name = "certificate" if is_table else "fingerprint"
     columns = list(_COLUMNS)
+    if any(each["refusal"] for each in rows):
+        columns.insert(columns.index("has_access"), "refusal")
     if any(each["access_request_id"] for each in rows):
         # Show the rule that offers the access, and the id of the access request.
         place = columns.index("not_after") + 1
@@ -151,6 +155,8 @@ def _certificate_rows(report: "JsonObject", *, is_table: bool) -> Sequence[Row]:
     ]
     if not is_table:
         return [with_times(each) for each in rows]
+    for each in rows:
+        each["refusal"] = REFUSAL_WORDS.get(cast("RefusalState", each["refusal"]))
     return with_qualified_names([with_names(each) for each in rows], "user", "user_domain")
 
 

@@ -320,7 +320,7 @@ def revoke(
     if note_text is not None:
         body["note"] = note_text
     made = client.post(found.path, body)
-    names = ("enforced_by", "refuses", "within_seconds", "lacking", "does_not_stop")
+    names = ("enforced_by", "refuses", "within_seconds", "expected_by", "lacking", "does_not_stop")
     enforcement = {name: made.pop(name) for name in names}
     show_one(with_times(made), output, name="id")
     print_note(found.done)
@@ -508,15 +508,18 @@ def _effect(enforcement: "JsonObject", cluster: object) -> str:
         )
     if "account" in names:
         return f"Revoked in the cluster {cluster}. {ACCOUNT_WITHIN} {enforcement['does_not_stop']}"
-    effect = f"refuses it within seconds ({' and '.join(names)})"
+    by, rest = f"by {enforcement['expected_by']}", ""
+    effect = f"Refusal expected {by} ({' and '.join(names)})."
     if refuses == "writes":
-        effect = "refuses its writes within seconds (admission), but still allows it to read until expiry"
+        effect = f"Refusal of writes expected {by} (admission)."
+        rest = " The API server accepts reads until the certificate expires."
     elif refuses == "bound":
-        rest = "refuses only writes with" if "admission" in names else "accepts"
-        effect = f"refuses certificates with a binding within seconds, but {rest} the other certificates until expiry"
+        effect = f"Refusal of certificates with a binding expected {by}."
+        only = "refuses only writes with" if "admission" in names else "accepts"
+        rest = f" The API server {only} the other certificates until they expire."
     return (
-        f"Revoked. The cluster {cluster} {effect}, if its API server is configured. "
-        "Check the API server with `clustercert kubernetes verify`."
+        f"Revoked in the cluster {cluster}. {effect}{rest} To see whether the API server refused it, run `clustercert "
+        "certificate access`; to test the API server, run `clustercert kubernetes verify`."
     )
 
 

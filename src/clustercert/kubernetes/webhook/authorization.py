@@ -95,6 +95,7 @@ class Authorization:
             self._report_use(webhook_config, identity, recognized, origin, token_hash)
             if decision.reason is None:
                 decision = self._decide_one(webhook_config, identity, recognized)
+                self._report_refusal(recognized, decision)
         return decision
 
     def remembered_denial(
@@ -112,7 +113,12 @@ class Authorization:
         if decision.reason is None:
             return None
         self._report_use(webhook_config, identity, recognized, origin, token_hash)
+        self._report_refusal(recognized, decision)
         return decision
+
+    def _report_refusal(self, recognized: Recognized, decision: Decision) -> None:
+        if decision.outcome == "revoked" and recognized.credential is not None:
+            self.credential_usage.report_refusal(recognized.credential.id)
 
     def _report_use(
         self,

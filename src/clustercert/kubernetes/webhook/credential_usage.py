@@ -108,6 +108,12 @@ class CredentialUsage:
         elif exemption == "component":
             self._report_component(use)
 
+    def report_refusal(self, row: int) -> None:
+        """Add a report that the webhook denied a request just now because this certificate is revoked."""
+        now = self.now()
+        if not self._written.has(("refusal", row), now, now):
+            self._pending.add_refusal(row, now)
+
     def report_token_use(self, cluster_id: str, token_hash: bytes) -> None:
         """Add a report that an API server of the cluster used a valid webhook token just now."""
         now, key = self.now(), (cluster_id, token_hash)
@@ -191,6 +197,7 @@ class CredentialUsage:
             await self._write_approvals(pending.approvals, is_last=is_last)
             await self._write_unknown(pending.unknown)
             await self.queries.add(list(pending.uses.values()))
+            await self.queries.add_refusals(pending.refusals)
             await self.queries.add_webhook_calls(pending.token_uses)
             await self.queries.add_refused_calls(pending.refused_calls)
             await self.queries.add_audit_reports(pending.audit_events, pending.audited_uses)
@@ -225,6 +232,8 @@ class CredentialUsage:
             self._written.add(("use", cluster_id), at)
         for use in written.uses.values():
             self._written.add(use.id, use.last)
+        for row, at in written.refusals.items():
+            self._written.add(("refusal", row), at)
         for row in written.altered:
             self._written.add(("altered", row), self.now())
 

@@ -9,7 +9,7 @@ from clustercert.kubernetes.webhook.recognition import Recognized
 from clustercert.kubernetes.webhook.review import RequestSender
 from clustercert.model import CREDENTIAL_PREFIX, Origin
 from clustercert.model.events.operation import CredentialAlert
-from clustercert.model.kubernetes import MASTERS, TOKEN_REFUSED_AFTER
+from clustercert.model.kubernetes import MASTERS, REVOCATION_NOTICED_AFTER, TOKEN_REFUSED_AFTER
 from clustercert.store.clusters.registry import ClusterWebhookConfig
 from clustercert.store.kubernetes.credential_usage import AllowedUses, UnknownUse, Use
 from clustercert.store.kubernetes.use_counts import UseCount
@@ -26,8 +26,6 @@ KEPT_OF_GROUP = 10
 # Maximum number of CertificateSigningRequests in one audit event. The event reports the approvals with one credential
 # in a minute.
 MAX_APPROVALS = 32
-# How long this service takes to notice a revocation.
-NOTICED_AFTER = timedelta(seconds=1)
 # Limits for the user name and groups stored from one certificate. Certificates from other issuers may have longer or
 # more names.
 MAX_NAME_LENGTH = 256
@@ -86,9 +84,10 @@ class ObservedUse:
         if self.allowed is None:
             raise ValueError("no request was allowed")
         first, last = self.allowed.first, self.allowed.last
-        delay = timedelta(seconds=self.webhook_config.options.unauthorized_ttl_seconds) + NOTICED_AFTER
+        seconds = REVOCATION_NOTICED_AFTER + self.webhook_config.options.unauthorized_ttl_seconds
         if self.webhook_config.kind == "token":
-            delay = timedelta(seconds=TOKEN_REFUSED_AFTER)
+            seconds = TOKEN_REFUSED_AFTER
+        delay = timedelta(seconds=seconds)
         uses = UseCount(self.allowed.count, first.at, last.at)
         return AllowedUses(uses, first.decided_at - delay, last.decided_at - delay)
 
@@ -163,6 +162,7 @@ class PendingReports:
         masters: uses of issued certificates in `system:masters`, by certificate row.
         altered: altered copies of issued certificates, by certificate row.
         revoked: allowed uses of revoked certificates, by certificate row.
+        refusals: when the webhook last denied a revoked certificate, by certificate row.
         approvals: CertificateSigningRequests that were approved with a certificate, by certificate row.
         unknown: uses of unknown credentials.
         token_uses: the time of the last use, by cluster id and token hash.
@@ -175,6 +175,7 @@ class PendingReports:
     masters: dict[int, ObservedUse] = field(default_factory=dict)
     altered: dict[int, ObservedUse] = field(default_factory=dict)
     revoked: dict[int, ObservedUse] = field(default_factory=dict)
+    refusals: dict[int, datetime] = field(default_factory=dict)
     approvals: dict[int, ObservedUse] = field(default_factory=dict)
     unknown: PendingUnknown = field(default_factory=PendingUnknown)
     token_uses: dict[tuple[str, bytes], datetime] = field(default_factory=dict)
@@ -200,6 +201,10 @@ class PendingReports:
         elif known is not None and known.allowed is not None and use.allowed is not None:
             self.revoked[row] = replace(known, allowed=known.allowed.joined(use.allowed))
 
+    def add_refusal(self, row: int, at: datetime) -> None:
+        if row in self.refusals or len(self.refusals) < MAX_PENDING:
+            self.refusals[row] = max(at, self.refusals.get(row, at))
+
     def add_approvals(self, row: int, use: ObservedUse) -> None:
         known = self.approvals.get(row)
         if known is not None:
@@ -217,6 +222,8 @@ class PendingReports:
             self.add_altered(row, observed)
         for row, observed in later.revoked.items():
             self.add_revoked(row, observed)
+        for row, at in later.refusals.items():
+            self.add_refusal(row, at)
         for row, observed in later.approvals.items():
             self.add_approvals(row, observed)
         self.unknown.add_later(later.unknown, now)

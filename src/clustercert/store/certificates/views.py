@@ -119,6 +119,7 @@ class CertificateView(CertificateRecord):
         first_seen_at, last_seen_at: when an API server first and last reported the certificate's use, or None.
         altered_at: when an API server last reported a different encoding of the certificate, or None.
         revoked_used_at: when an API server last allowed a request with the revoked certificate, to the minute, or None.
+        refused_at: when the webhook last denied a request because the certificate was revoked, to the minute, or None.
         der: the certificate in DER; empty in lists.
     """
 
@@ -130,13 +131,21 @@ class CertificateView(CertificateRecord):
     last_seen_at: datetime | None
     altered_at: datetime | None
     revoked_used_at: datetime | None = None
+    refused_at: datetime | None = None
     der: bytes = b""
 
     @property
     def used_after_revocation_at(self) -> datetime | None:
         """When an API server last allowed a request with the certificate after its revocation, or None."""
-        used_at, revoked_at = self.revoked_used_at, self.revoked_at
-        return used_at if used_at is not None and revoked_at is not None and used_at > revoked_at else None
+        return self._if_after_revocation(self.revoked_used_at)
+
+    @property
+    def refused_after_revocation_at(self) -> datetime | None:
+        """When the webhook last denied a request because of the current revocation, or None."""
+        return self._if_after_revocation(self.refused_at)
+
+    def _if_after_revocation(self, at: datetime | None) -> datetime | None:
+        return at if at is not None and self.revoked_at is not None and at > self.revoked_at else None
 
     @property
     def has_only_credential_group(self) -> bool:

@@ -201,6 +201,13 @@ class CredentialUsageQueries(Queries):
             async with self._database.transaction() as connection:
                 await connection.execute(_SEEN, rows[start : start + WRITTEN_AT_ONCE])
 
+    async def add_refusals(self, times: Mapping[int, datetime]) -> None:
+        """Record when the webhook last denied requests with revoked certificates, by the ids of their rows."""
+        rows = [{"row": row, "at": at, "before": at - RESOLUTION} for row, at in sorted(times.items())]
+        for start in range(0, len(rows), WRITTEN_AT_ONCE):
+            async with self._database.transaction() as connection:
+                await connection.execute(_DENIED, rows[start : start + WRITTEN_AT_ONCE])
+
     async def add_webhook_calls(self, times: Mapping[tuple[str, bytes], datetime]) -> None:
         """Record when API servers last used their webhook tokens. `times` is keyed by cluster id and token hash."""
         # Lock the rows in the order of clusters and hashes, as `_add_times` does.
@@ -561,6 +568,14 @@ _SEEN = (
     update(_certificate)
     .where(_certificate.c.id == bindparam("row"), _needs_update(_certificate))
     .values(_extended_times(_certificate))
+)
+_DENIED = (
+    update(_certificate)
+    .where(
+        _certificate.c.id == bindparam("row"),
+        or_(_certificate.c.refused_at.is_(None), _certificate.c.refused_at < _time("before")),
+    )
+    .values(refused_at=_time("at"))
 )
 _CALLED = (
     update(_token)

@@ -10,10 +10,11 @@ from clustercert.certificates.recorder import MAX_NOTE
 from clustercert.http.console.cluster_address import CLUSTER, api_path, cluster_in_path, own_page
 from clustercert.http.console.visits import Pages, Visit, raise_fault, with_query
 from clustercert.model import JsonObject
-from clustercert.model.choices import RevocationReason
+from clustercert.model.choices import RefusalState, RevocationReason
 from clustercert.model.errors import ClustercertError, InvalidRequest, NotFound
 from clustercert.model.identity import qualified_name
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
+from clustercert.model.refusals import REFUSAL_TIMES, REFUSAL_WORDS
 from clustercert.model.rights import administers, reads_project
 
 pages = Pages()
@@ -26,6 +27,13 @@ _UNKNOWN = 50
 _GROUPS = 50
 # The filters of the list of users.
 _FILTERS = ("search", "group", "user")
+_REFUSAL_KINDS: Mapping[RefusalState, str] = {
+    "used": "bad",
+    "refused": "good",
+    "expected": "warn",
+    "only_writes": "warn",
+    "none": "bad",
+}
 _REASONS: Mapping[str, str] = {
     "unspecified": "No particular reason",
     "affiliationChanged": "The person left, or has another task",
@@ -82,20 +90,22 @@ def _group(report: Any, name: str) -> Any | None:
 
 
 class _End(NamedTuple):
-    """How a certificate ends, for a table cell.
+    """How a certificate ends, or what was seen of its refusal, for a table cell.
 
     Attributes:
         kind: of a badge, or `warn` for text in a warning color; empty for plain text.
+        at: the time that belongs to the text; None without one.
     """
 
     text: str
     kind: str = ""
+    at: str | None = None
 
 
 def _ends(credential: Any) -> _End:
-    """Return how a certificate of the report ends, or whether its revocation ended it."""
-    if credential["state"] == "revoked":
-        return _End("revoked, not refused", "bad") if credential["has_access"] else _End("refused", "good")
+    """Return how a live certificate of the report ends, or what was seen of the refusal of a revoked one."""
+    if (refusal := credential["refusal"]) is not None:
+        return _End(REFUSAL_WORDS[refusal], _REFUSAL_KINDS[refusal], credential[REFUSAL_TIMES[refusal]])
     if credential["refuses"] != "none":
         only = ", only writes" if credential["refuses"] == "writes" else ""
         return _End(f"{credential['ends_by']}, {credential['within_seconds']} s{only}")
@@ -249,18 +259,23 @@ def _result(target: _Target, revoked: Any) -> str:
     whose = f" of {target.user}" if target.user is not None else ""
     count = "1 certificate" if target.live == 1 else f"{target.live} certificates"
     what = f"Revoked {'the certificate' if target.certificate else count}"
-    at, enforced_by = revoked["at"].replace("T", " ").replace("Z", " UTC"), revoked["enforced_by"]
+    at, enforced_by = _utc(revoked["at"]), revoked["enforced_by"]
     undo = (
         f" An operator can undo it with clustercert certificate undo {revoked['id']}."
         if revoked["can_be_undone"]
         else ""
     )
     them, until = ("it", "it expires") if target.live == 1 else ("the certificates", "they expire")
-    seconds = revoked["within_seconds"]
+    by = _utc(revoked["expected_by"])
     if revoked["refuses"] in ("all", "bound"):
-        effect = f"The API server refuses within {seconds} s of it ({enforced_by[0]})."
+        effect = f"Refusal expected by {by} ({enforced_by[0]}). This page says when a refusal was seen."
     elif revoked["refuses"] == "writes":
-        effect = f"The API server refuses writes within {seconds} s of it. It accepts reads until {until}."
+        effect = f"Refusal of writes expected by {by}. The API server accepts reads until {until}."
     else:
         effect = f"No control enforces it: the API server accepts {them} until {until}."
     return f"{what}{whose} at {at}. {effect}{undo}"
+
+
+def _utc(time: str | None) -> str:
+    """Return a time of the API for a sentence."""
+    return (time or "").replace("T", " ").replace("Z", " UTC")

@@ -380,6 +380,7 @@ def _create_certificates() -> None:
         sa.Column("credential_number", sa.String(40), nullable=False),
         sa.Column("altered_at", _UTC, nullable=True),
         sa.Column("revoked_used_at", _UTC, nullable=True),
+        sa.Column("refused_at", _UTC, nullable=True),
         sa.Column("username", sa.Text(), nullable=True),
         sa.Column("access_request_id", _HEX, nullable=True),
         sa.Column("kind", sa.String(16), nullable=False),
