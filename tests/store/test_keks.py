@@ -262,6 +262,8 @@ async def test_the_lock_holds_even_if_the_file_is_replaced(path: Path) -> None:
             source.read()
             await asyncio.sleep(0.02)
             source.prepend(new_kek())
+            # Others try to lock the new file meanwhile.
+            await asyncio.sleep(0.2)
             order.append(f"{name} out")
 
     await asyncio.gather(*(rotate(name) for name in "abc"))

@@ -59,6 +59,8 @@ class KekFile:
     """Keys from a file that only its owner can read. The first key wraps new data keys."""
 
     path: Path
+    # Descriptors of the locked file and of its replacements; empty without the lock.
+    _locked: list[int] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -75,11 +77,12 @@ class KekFile:
     @contextlib.asynccontextmanager
     async def lock(self) -> AsyncIterator[None]:
         """Prevent other processes from changing the key-encryption keys, and from wrapping data keys."""
-        with contextlib.ExitStack() as stack:
-            while not self._try_lock(stack):
-                stack.close()
-                await asyncio.sleep(_LOCK_INTERVAL)
+        while not self._try_lock():  # noqa: ASYNC110 - other processes hold the lock
+            await asyncio.sleep(_LOCK_INTERVAL)
+        try:
             yield
+        finally:
+            self._unlock()
 
     async def add(self) -> Kek:
         kek = new_kek()
@@ -101,17 +104,28 @@ class KekFile:
     async def close(self) -> None:
         pass
 
-    def _try_lock(self, stack: contextlib.ExitStack) -> bool:
+    def _try_lock(self) -> bool:
         with _errors_as_custody(f"lock {self.name}", self.path):
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # If the previous holder of the lock has replaced the file, this lock is on the old file, and the
+                # caller must try again.
+                is_current = os.path.samestat(os.fstat(descriptor), self.path.stat())
             except BlockingIOError:
-                return False
-            # If the previous holder of the lock has replaced the file, this lock is on the old file, and the caller
-            # must try again.
-            return os.path.samestat(os.fstat(descriptor), self.path.stat())
+                is_current = False
+            except BaseException:
+                os.close(descriptor)
+                raise
+            if is_current:
+                self._locked.append(descriptor)
+            else:
+                os.close(descriptor)
+            return is_current
+
+    def _unlock(self) -> None:
+        while self._locked:
+            os.close(self._locked.pop())
 
     def _replace(self, text: str) -> None:
         """Replace the key file atomically, and flush the new file to disk."""
@@ -122,6 +136,11 @@ class KekFile:
         with _errors_as_custody(f"replace {self.name}", target):
             temporary.unlink(missing_ok=True)
             _write_new(temporary, text, like=target.stat())
+            if self._locked:
+                # Lock the new file before others can open it, because the holder goes on after the replacement.
+                descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+                self._locked.append(descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             temporary.replace(target)
             _sync_folder(target.parent)
 
