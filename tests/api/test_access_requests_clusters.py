@@ -77,7 +77,8 @@ def test_a_cluster_that_signs_itself_signs_nothing_beyond_the_end_of_the_request
             refused = requests.post("admin", url, body)
             assert refused.status_code == 400
             assert re.fullmatch(
-                r"The cluster itself signs this certificate, for at least 10 minutes, but this one may last [^.]+\. "
+                r"The cluster signs certificates for at least 10 minutes, but this certificate"
+                r" may last at most [^.]+\. "
                 r"The access request ends earlier\.",
                 refused.json()["message"],
             )

@@ -118,7 +118,7 @@ def test_a_new_token_is_read_from_a_file(own: SigningSite, tmp_path: Path) -> No
     token.write_text("no token")
     refused = own.site.operator.run("cluster", "update", "own", "--signer-token-file", token)
     assert refused.code != 0
-    assert "must be the token of a service account" in refused.err
+    assert "send only the token of a service account" in refused.err
 
 
 @pytest.mark.full

@@ -25,7 +25,7 @@ from support.store_commands import on_store
 from support.wait import SECONDS, eventually
 
 NAME = "tokens"
-SENTENCE = "Get one with `clustercert kubeconfig get`"
+SENTENCE = "Get a token with `clustercert kubeconfig get`"
 
 
 @dataclass(frozen=True)

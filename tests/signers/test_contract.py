@@ -388,7 +388,7 @@ def test_the_built_in_signer_is_found_by_its_entry_point() -> None:
 @pytest.mark.parametrize(
     ("signers", "message"),
     [
-        ({"local": {"pin": "1234"}}, "signers.local: the local signer has no setting pin."),
+        ({"local": {"pin": "1234"}}, "signers.local: the local signer has no setting pin; remove it."),
         ({"hsm": {}}, "signers.hsm: this signer is not installed. Installed: {}."),
     ],
 )

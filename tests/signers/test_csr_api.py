@@ -119,7 +119,8 @@ async def test_less_than_the_clusters_minimum_is_refused_with_advice(site: Site)
     for minutes in (5, 10):
         with pytest.raises(
             InvalidRequest,
-            match=rf"at least 10 minutes, but this one may last {minutes} minutes. Request at least 11 minutes",
+            match=rf"at least 10 minutes, but this certificate may last"
+            rf" at most {minutes} minutes. Request at least 11 minutes",
         ):
             await site.signer.sign(site.request(minutes * MINUTE))
     assert len(site.double.seen) == before
@@ -149,7 +150,7 @@ async def test_a_request_that_somebody_changed_is_not_approved(site: Site) -> No
             return {**stored, "spec": {**stored["spec"], **changes}}
 
         site.double.signing.created = changed  # type: ignore[method-assign]
-        with pytest.raises(SignerError, match=f"{next(iter(changes))}. It was not approved"):
+        with pytest.raises(SignerError, match=f"{next(iter(changes))}. The request was not approved"):
             await site.signer.sign(site.request())
         assert await site.deleted()
     # Only the test request with which the CA was found.
@@ -231,7 +232,7 @@ async def test_another_ca_of_the_cluster_is_noticed(site: Site) -> None:
     other = Authority("kubernetes")
     site.double.trust(other.certificate_pem)
     site.double.signing.authority = other
-    with pytest.raises(SignerError, match=r"now signs with another CA .* rotate") as failure:
+    with pytest.raises(SignerError, match=r"now signs with the CA .* rotate") as failure:
         await site.signer.sign(site.request())
     assert "clustercert cluster ca rotate CLUSTER" in failure.value.message
     assert await site.deleted()

@@ -1,4 +1,4 @@
-"""Authenticates the sender of a request, and tells when the result may no longer hold."""
+"""Authenticates the sender of a request, and detects when the result may be out of date."""
 
 from collections.abc import Awaitable, Callable
 
@@ -9,8 +9,8 @@ from clustercert.store.engine.generation import Generation
 class RepeatableAuthentication:
     """Authenticates the sender of one request, as often as needed. Implements `CallerAuthentication`.
 
-    The caller, their rights and the clusters that are read after `authenticate` began hold as long as the generation is
-    fresh and unchanged.
+    While the generation is fresh and unchanged, the caller, their rights, and clusters read since `authenticate` began
+    are up to date.
     """
 
     def __init__(self, generation: Generation, authenticate: Callable[[], Awaitable[Caller]]) -> None:
@@ -22,7 +22,7 @@ class RepeatableAuthentication:
         return self._generation.fresh() and self._generation.state == self._state
 
     async def authenticate(self) -> Caller:
-        # The first time, a generation that is not fresh does no harm: then no cache is used.
+        # The first authentication needs no fresh generation: if the generation is not fresh, no cache is used.
         if self._state is not None and not self._generation.fresh():
             await self._generation.refresh()
         # Read the state before the caches, so that a change during the authentication counts.

@@ -179,7 +179,7 @@ class Explanations:
     def requestable_now(self, caller: Caller, cluster: Cluster) -> tuple[str, ...]:
         """Return the Kubernetes groups that the caller can request for a cluster, in the order of the rules.
 
-        In a cluster whose credentials are tokens, only groups that have a role there can be requested.
+        In a cluster whose credentials are tokens, only groups that have a role in the cluster can be requested.
         """
         try:
             offers = self.policy.offers(caller, cluster, self.now())
@@ -246,4 +246,4 @@ class Explanations:
 
 
 def _not_found() -> NotFound:
-    return NotFound("There is no such cluster or user, or you have no rights there. Check both ids.")
+    return NotFound("There is no such cluster or user, or you may not see one of them. Check both ids.")

@@ -30,7 +30,7 @@ class ComparedCertificates:
 async def compare_live_certificates(
     database: Database, policy: Policy, now: datetime, stop: asyncio.Event, *, limit: int
 ) -> ComparedCertificates | None:
-    """Compare at most `limit` live certificates with a policy, those that expire last.
+    """Compare live certificates with a policy: at most `limit`, latest expiry first.
 
     Returns None if `stop` was set. Raises Unavailable.
     """

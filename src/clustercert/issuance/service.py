@@ -54,17 +54,18 @@ logger = structlog.get_logger()
 
 # A placeholder for the credential number in a preview, because the number is not chosen yet.
 NUMBER_PLACEHOLDER = "<number>"
-# How often a decision is repeated, before and again after the certificate is recorded, if rights keep changing.
+# The maximum number of repeated decisions if rights keep changing, both before and after the certificate is recorded.
 MAX_REPEATS = 5
-# What to do if the caller asks for the other kind of credential, by the cluster's kind.
+# Advice for callers who ask for the wrong kind of credential, by the cluster's kind of credential.
 _OTHER_KIND: Mapping[CredentialKind, str] = {
     "certificate": (
         "This cluster's credentials are certificates. Send the request without credential, or with credential"
         " certificate."
     ),
     "token": (
-        "This cluster's credentials are tokens of service accounts, for which clients of the cloud have no field. Get"
-        " one with `clustercert kubeconfig get`, or send credential token in the body of POST."
+        "This cluster's credentials are tokens of service accounts, for which clients of the cloud have no"
+        " field. Get a token with `clustercert kubeconfig get`, or send credential token in the body of"
+        " POST."
     ),
 }
 
@@ -83,7 +84,8 @@ class Issuance:
         bindings: creates the role binding of each certificate in clusters with per-credential RBAC. If `None`, no
             bindings are created.
         require_space: raises Unavailable if the disk space is not enough for further certificates.
-        withdraw: revokes a recorded certificate that its caller may no longer have, and does not get.
+        withdraw: revokes a recorded certificate if the caller lost the right to it meanwhile. The caller does not get
+            this certificate.
         requests: the access that users have by access requests.
     """
 
@@ -152,7 +154,7 @@ class Issuance:
         Args:
             decided_at: the time from which the grant's validity was computed, and which is recorded as the time of
                 issue.
-            confirm: raises an error if the grant no longer holds. Signing and recording may take seconds.
+            confirm: raises an error if the grant no longer holds, because signing and recording may take seconds.
         """
         signer = signer_named(self.signers, cluster.client_ca.signer)
         if signer.profile == "token":
@@ -327,7 +329,7 @@ class Issuance:
                 return
             caller = await authentication.authenticate()
             now, granted = await self._decide(caller, cluster.project_id, cluster.id, request, decided_at)
-            # While a client CA is rotated, API servers also accept the CA that signed until a moment ago.
+            # Ignore a new client CA: during a rotation, API servers also accept the previous CA.
             if (replace(now, client_ca=cluster.client_ca), granted) != (cluster, grant):
                 break
         raise Unavailable(

@@ -1,7 +1,7 @@
 """Connections of a signer to API servers, with the token of this service's own service account in each cluster.
 
-The database has the token, sealed. The connections renew it, and read it again for each use, so that all processes
-use the newest token.
+The database contains the sealed token. The connections renew the token, and read the database before each use, so that
+all processes use the newest token.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _UNAUTHORIZED, _FORBIDDEN = 401, 403
 
 
 class Tasks(Protocol):
-    """What a signer does in a cluster in the background, over one connection."""
+    """The background tasks of a signer in a cluster, over one connection."""
 
     async def close(self) -> None:
         """Wait for the tasks that are under way, for at most a few seconds."""
@@ -44,10 +44,10 @@ class AccountConnection(Generic[T]):
     """An open connection to a cluster, and the token that it uses.
 
     Attributes:
-        tasks: ended before the connection is closed.
+        tasks: the background tasks, which end before the connection is closed.
         target: the cluster's address and CAs when the connection was opened.
-        sealed: the sealed token in the database from which `token` comes.
-        problem: see `pki.signer.SigningCluster`, as last read.
+        sealed: the sealed form of `token`, as read from the database.
+        problem: the last value read of `problem` in `pki.signer.SigningCluster`.
         users: number of tasks that use the connection now. The last task closes a retired connection.
     """
 
@@ -88,13 +88,16 @@ class AccountConnections(Generic[T]):
 
     @contextlib.asynccontextmanager
     async def opened(self, ca: ClientCA) -> AsyncIterator[AccountConnection[T]]:
-        """Open a connection, or reuse it, with the token that the database has now. Renews the token if it is due.
+        """Open or reuse a connection with the database's present token. Renews the token after half of its lifetime.
 
         Raises SignerError, RemoteFailed or Unavailable.
         """
         cluster = await self.clusters.of_ca(ca.id)
         if cluster is None or cluster.sealed_key is None or ca.sealed_key is None:
-            raise SignerError("The database does not have the token of this client CA.")
+            raise SignerError(
+                f"The database has no token for the cluster {ca.cluster_id}. The operator must give a new"
+                " token with `clustercert cluster update CLUSTER --signer-token-file FILE`."
+            )
         connection = self._open.get(ca.id)
         if connection is None or (*connection.target, connection.sealed) != (
             *_target(cluster),
@@ -114,7 +117,7 @@ class AccountConnections(Generic[T]):
                 await connection.close()
 
     async def stored_token(self, cluster_id: str, signer: str) -> bytes | None:
-        """Return the token of the cluster's present CA of a signer, or None."""
+        """Return the token for the cluster's newest CA of this signer that has a token, or None."""
         found = await self.clusters.signed_by(cluster_id, signer)
         if found is None or found.sealed_key is None:
             return None
@@ -125,7 +128,7 @@ class AccountConnections(Generic[T]):
         return await self.custody_of_secrets.seal(token.text.encode(), _bound_to(ca_id))
 
     async def forget(self, ca_id: str) -> None:
-        """Close the connection of a CA, if it is open, as soon as nobody uses it."""
+        """Close the open connection of a CA, if any, as soon as no task uses the connection."""
         if (connection := self._open.pop(ca_id, None)) is not None:
             await _retire(connection)
 
@@ -168,11 +171,11 @@ class AccountConnections(Generic[T]):
             token = await new_token(connection.api, connection.token, self.token_lifetime)
             if token.expires_at <= self.now():
                 raise RemoteFailed(
-                    "The cluster's API server sent a token that expired already. Tell the operator to check the"
-                    " cluster."
+                    "The cluster's API server sent a token that has already expired. Tell the operator to"
+                    " check the cluster."
                 )
             sealed = await self.sealed(ca.id, token)
-            # If another worker was faster, the next request reads its token.
+            # If another worker was faster, the next request reads that worker's token.
             if await self.clusters.exchange_secret(ca.id, before, sealed):
                 connection.api.use_token(token.text)
                 connection.token, connection.sealed = token, sealed

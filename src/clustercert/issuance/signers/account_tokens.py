@@ -16,7 +16,7 @@ MAX_TOKEN_BYTES = 16 * 1024
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _USER = re.compile(r"system:serviceaccount:([a-z0-9.-]{1,253}):([a-z0-9.-]{1,253})")
 _MAX_ANSWER_BYTES = 64 * 1024
-# kube-apiserver issues no tokens for a shorter time.
+# The shortest lifetime for which kube-apiserver issues tokens.
 SHORTEST = timedelta(minutes=10)
 
 
@@ -61,9 +61,7 @@ def parse_token(unverified: bytes) -> AccountToken:
     """Parse a token. Raises InvalidRequest, without the token in the message."""
     text = unverified.strip().decode("ascii", "replace")
     if not _is_token(text):
-        raise InvalidRequest(
-            "signer_token: it must be the token of a service account (a JWT), and nothing else."
-        )
+        raise InvalidRequest("signer_token: send only the token of a service account (a JWT).")
     try:
         claims: Any = read_claims(text)
         user = _USER.fullmatch(claims["sub"])
@@ -75,12 +73,14 @@ def parse_token(unverified: bytes) -> AccountToken:
             " token`."
         ) from error
     if user is None:
-        raise InvalidRequest("signer_token: this is not the token of a service account.")
+        raise InvalidRequest(
+            "signer_token: this is not the token of a service account. Create one with `kubectl create token`."
+        )
     return AccountToken(text, user[0], user[1], user[2], uid, *times)
 
 
 async def request_token(api: KubeApi, namespace: str, name: str, lifetime: timedelta) -> str:
-    """Request a token for a service account. Returns what the API server sent as the token, unverified, maybe empty.
+    """Request a token for a service account. Returns the API server's token, unverified and maybe empty.
 
     Raises ApiServerRefused, RemoteFailed or Unavailable.
 
@@ -111,7 +111,8 @@ async def new_token(api: KubeApi, account: AccountToken, lifetime: timedelta) ->
         renewed = parse_token(text.encode())
     except InvalidRequest as error:
         raise RemoteFailed(
-            "The cluster's API server sent no valid token for this service's account. Tell the operator."
+            "The cluster's API server sent no valid token for this service's account. Tell the operator to"
+            " check the cluster."
         ) from error
     if (renewed.username, renewed.uid) != (account.username, account.uid):
         raise RemoteFailed(

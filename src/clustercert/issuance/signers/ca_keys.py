@@ -1,4 +1,4 @@
-"""A signer for every place that keeps CA keys and signs bytes with them."""
+"""A signer that works with any store of CA keys, if the store can sign bytes."""
 
 import asyncio
 import functools
@@ -29,10 +29,10 @@ class NewKey:
 
 
 class CaKeys(Protocol):
-    """A place that keeps CA keys. Raises only SignerError, RemoteFailed or Unavailable."""
+    """A store of CA keys, which also signs. Raises only SignerError, RemoteFailed or Unavailable."""
 
     async def create_key(self, ca_id: str, key_type: KeyType) -> NewKey:
-        """Create a key for a client CA. Raises InvalidRequest if the place has no keys of this type."""
+        """Create a key for a client CA. Raises InvalidRequest if the store has no keys of this type."""
 
     async def sign(self, ca: ClientCA, data: bytes) -> bytes:
         """Sign data with a CA's key and the algorithm in `client_ca.signature_scheme`.
@@ -64,7 +64,9 @@ class KeySigner:
     async def create_ca(self, request: CaRequest) -> ClientCA:
         """Create a self-signed CA with a new key."""
         if request.secret is not None:
-            raise InvalidRequest(f"signer_token: the signer {self._name} takes no token. Leave it out.")
+            raise InvalidRequest(
+                f"signer_token: the signer {self._name} takes no token. Send no signer_token."
+            )
         ca_id = new_id()
         key = await self._keys.create_key(ca_id, request.key_type)
         # Verifiers find the issuer by name, so all CAs of a cluster need different names.
@@ -86,7 +88,9 @@ class KeySigner:
         try:
             certificate.verify_directly_issued_by(certificate)
         except (InvalidSignature, TypeError, ValueError) as error:
-            raise SignerError("The signature of the new client CA does not verify.") from error
+            raise SignerError(
+                "The signature of the new client CA is wrong. Check the signer's key store."
+            ) from error
         return replace(ca, certificate=certificate)
 
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
@@ -100,7 +104,7 @@ class KeySigner:
     async def sign_crl(self, ca: ClientCA, content: CrlContent) -> bytes:
         """Sign a CRL. A thread encodes the CRL, because encoding a long CRL takes seconds."""
         if ca.sealed_key is None and ca.key_reference is None:
-            raise NotFound("The key of this client CA was deleted, so there is no CRL for it.")
+            raise NotFound("The key of this client CA was deleted, so this CA has no CRL.")
         issuer = ca_subject(ca.certificate)
         placeholder = await _placeholder_key(issuer.key)
         tbs = await asyncio.to_thread(_crl_tbs, ca.ca_certificate, placeholder, content)
@@ -112,10 +116,10 @@ class KeySigner:
 
     async def accept_secret(self, ca: ClientCA, _registration: Registration, _secret: bytes) -> bytes:
         """Raise InvalidRequest: this signer takes no credential for a single cluster."""
-        raise InvalidRequest(f"signer_token: the signer {ca.signer} takes no token. Leave it out.")
+        raise InvalidRequest(f"signer_token: the signer {ca.signer} takes no token. Send no signer_token.")
 
     async def maintain(self, _ca: ClientCA) -> SignerAccess | None:
-        """Do nothing: access is not specific to a CA."""
+        """Do nothing: this signer has no credential for a single CA."""
         return None
 
     async def delete_key(self, ca: ClientCA) -> str:
@@ -134,11 +138,12 @@ def _crl_tbs(ca: x509.Certificate, placeholder: PrivateKey, content: CrlContent)
 async def _placeholder_key(key: PublicKey) -> PrivateKey:
     """Return a key with the signature algorithm of `key`.
 
-    The library encodes certificates and CRLs only if it also signs them. So a placeholder signs, and the signature is
-    replaced. The content to be signed has only the name of the algorithm from the signer's key.
+    The library encodes certificates and CRLs only if it also signs them. So a placeholder key signs, and its signature
+    is replaced. The signed content depends only on the algorithm of the key.
     """
     key_type = key_type_of(key)
-    # All RSA keys have the same algorithm, and a thread creates the placeholder, because this takes long.
+    # All RSA keys have the same algorithm, and a thread creates the placeholder, because creating an RSA key takes
+    # long.
     return await asyncio.to_thread(_new_placeholder, "rsa-2048" if key_type.startswith("rsa-") else key_type)
 
 

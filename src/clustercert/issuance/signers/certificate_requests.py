@@ -104,7 +104,7 @@ class CertificateRequests:
         listed = (await api.get(PATH, parameters, max_bytes=_MAX_LIST_BYTES)).get("items")
         if not isinstance(listed, list):
             raise RemoteFailed(UNEXPECTED_RESPONSE)
-        # The cluster may send more than a page.
+        # The API server may ignore the limit.
         names = [name for each in listed[:_LIST_LIMIT] if (name := _leftover(each, account.username, now))]
         for name in names:
             await api.delete(f"{PATH}/{segment(name)}")
@@ -135,7 +135,7 @@ class CertificateRequests:
     async def _approve(
         self, api: KubeApi, account: AccountToken, name: str, request_spec: JsonObject
     ) -> None:
-        """Approve a request if the cluster still has exactly what this service created."""
+        """Approve a request if the request in the cluster is still exactly as this service created it."""
         found = await api.get(f"{PATH}/{name}", max_bytes=_MAX_OBJECT_BYTES)
         spec, status = found.get("spec"), found.get("status") or {}
         if not isinstance(spec, dict) or not isinstance(status, dict):
@@ -144,12 +144,12 @@ class CertificateRequests:
         if differing := [key for key, value in expected.items() if spec.get(key) != value]:
             raise SignerError(
                 "The certificate request in the cluster differs from the request that this service created:"
-                f" {', '.join(differing)}. It was not approved."
+                f" {', '.join(differing)}. The request was not approved."
             )
         if status.get("conditions"):
             raise SignerError(
-                "Another program decided about this service's certificate request in the cluster. The request was not"
-                " used."
+                "Another program decided about this service's certificate request in the cluster, so this"
+                " service did not use the request. Tell the operator to find the program."
             )
         approval = {
             "type": "Approved",
@@ -215,7 +215,7 @@ def _require_no_failure(status: JsonObject) -> None:
 
 
 def _leftover(found: object, username: str, now: datetime) -> str | None:
-    """Return the name of a request if this account created it some time ago."""
+    """Return the name of a request if this account created the request longer than `LEFTOVER_AGE` ago."""
     with contextlib.suppress(KeyError, TypeError, ValueError):
         metadata, spec = found["metadata"], found["spec"]  # type: ignore[index] # a wrong type is a TypeError
         created = datetime.strptime(metadata["creationTimestamp"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)

@@ -33,11 +33,11 @@ from clustercert.model.token_objects import (
 
 logger = structlog.get_logger()
 
-# RBAC in the API server reads all bindings for each request.
+# Limited, because RBAC in the API server reads all bindings for each request.
 MAX_ACCOUNTS = 20_000
 """The maximum number of credentials that are tokens in one cluster."""
 
-# Further credentials of other processes are not counted before the next count, so the limit is not exact.
+# How long a count is used. The count lacks later credentials of other processes, so the limit is not exact.
 COUNT_SECONDS = 60.0
 # The largest difference between the clocks of this service and of a cluster.
 MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)
@@ -63,7 +63,7 @@ class CredentialAccounts:
     async def create(
         self, api: KubeApi, objects: TokenObjects, roles: Sequence[RoleGrant], now: datetime
     ) -> IssuedToken:
-        """Create an account, its token, and then its bindings. So a token without rights is all that a crash leaves.
+        """Create an account, its token, and then its bindings. So a crash can leave only a token without rights.
 
         After a failure or a cancellation, deletes in the background what was created. Raises ApiServerRefused,
         RemoteFailed or Unavailable.
@@ -94,7 +94,7 @@ class CredentialAccounts:
     async def _require_room(self, api: KubeApi) -> None:
         """Raise Unavailable if the cluster has too many accounts.
 
-        Counts them at most once a minute: a list of one object has the number of the others, which etcd counts.
+        Counts the accounts at most once a minute. Lists only one account: the API server adds the number of the others.
         """
         if (started := time.monotonic()) >= self._counted_until:
             found = await api.get(ACCOUNTS_PATH, {"limit": "1"}, max_bytes=_MAX_LIST_BYTES)
@@ -131,8 +131,8 @@ class CredentialAccounts:
 async def delete_account(api: KubeApi, installation: str, number: str, namespaces: Iterable[str]) -> None:
     """Delete the bindings of a credential, and then its account.
 
-    Deletes the account also if a binding can't be deleted, because its tokens end with it. Raises the first error at
-    the end: ApiServerRefused, RemoteFailed or Unavailable.
+    Deletes the account also if a binding can't be deleted, because the account's tokens end with the account. Raises
+    the first error at the end: ApiServerRefused, RemoteFailed or Unavailable.
 
     Args:
         namespaces: where to look for RoleBindings.
@@ -162,8 +162,8 @@ async def _failures(calls: Iterable[Coroutine[Any, Any, None]]) -> list[BaseExce
 async def _create(api: KubeApi, path: str, document: JsonObject, created: list[str]) -> str:
     """Create an object, and return its uid. Adds its path to `created` if it may exist.
 
-    The client sends a request again after a lost connection. So an object that exists is accepted if it is the same:
-    nobody else knows the credential number.
+    The client sends a request again after a lost connection. So an existing object is accepted if it equals the
+    requested object: nobody else knows the credential number.
     """
     name = str(_metadata(document)["name"])
     own_path = f"{path}/{segment(name)}"
@@ -208,7 +208,7 @@ def _differing(document: JsonObject, answer: JsonObject) -> str | None:
 
 
 def _checked_token(text: str, account: str, uid: str, lifetime: timedelta, now: datetime) -> IssuedToken:
-    """Check that a token is the requested one of a service account. Raises RemoteFailed, whose text has no token."""
+    """Check that a token is the requested token of a service account. Raises RemoteFailed, without the token."""
     try:
         claims: Any = read_claims(text)
         kubernetes = claims["kubernetes.io"]

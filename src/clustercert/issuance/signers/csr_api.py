@@ -49,12 +49,13 @@ MAX_SHOWN = 100
 # kube-apiserver writes the content of --client-ca-file into this ConfigMap.
 _BUNDLE = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"
 _BUNDLE_KEY = "client-ca-file"
-# Far more than a cluster has. The cluster's administrators write the bundle, and each CA costs a verification.
+# The maximum number of CAs in a cluster's bundle. The cluster's administrators write the bundle, and verifying a
+# certificate with each of its CAs takes time.
 MAX_BUNDLE_CAS = 64
 _MAX_BUNDLE_BYTES = 256 * 1024
 _FORBIDDEN, _NOT_FOUND = 403, 404
 _TOKEN_ADVICE = (
-    "Create one with `kubectl create token -n clustercert clustercert-signer`, and give it with"
+    "Create a token with `kubectl create token -n clustercert clustercert-signer`, and give it with"
     " --signer-token-file."
 )
 _FORBIDDEN_ADVICE = (
@@ -82,13 +83,13 @@ class CsrApiSettings(SignerLimits):
             after half of this time.
         concurrency: number of simultaneous requests to a cluster, per worker.
         queue: number of requests that may wait for a cluster, per worker. Further requests get status 503.
-        timeout: longest time in seconds for waiting and signing together. Then the request gets status 503.
+        timeout: longest time in seconds for waiting and signing together. After this time, the request gets status 503.
     """
 
     token_lifetime: Lifetime = Field(default=timedelta(days=7), ge=timedelta(hours=1), le=timedelta(days=90))
     concurrency: int = Field(default=8, ge=1, le=256)
     queue: int = Field(default=256, ge=1, le=100_000)
-    # MARGIN must be longer.
+    # Must be shorter than MARGIN.
     timeout: float = Field(default=15, gt=0, le=25)
 
 
@@ -128,7 +129,7 @@ class CsrApiSigner:
 
     @property
     def profile(self) -> LeafProfile:
-        """As kube-controller-manager encodes leaves."""
+        """The encoding of leaves by kube-controller-manager."""
         return "kubernetes"
 
     @property
@@ -165,8 +166,8 @@ class CsrApiSigner:
         if lifetime < SHORTEST:
             allowed = request.grant.not_after - request.grant.not_before - BACKDATE
             raise InvalidRequest(
-                f"The cluster itself signs this certificate, for at least {lifetime_text(SHORTEST)}, but this one may"
-                f" last {lifetime_text(allowed)}. "
+                f"The cluster signs certificates for at least {lifetime_text(SHORTEST)}, but this certificate"
+                f" may last at most {lifetime_text(allowed)}. "
                 + (
                     "The access request ends earlier."
                     if request.grant.access
@@ -282,8 +283,9 @@ class CsrApiSigner:
             )
         except NotSigned as error:
             raise RemoteFailed(
-                f"The cluster did not sign a test request within {TEST_SECONDS:g} seconds. Check that its"
-                f" kube-controller-manager signs for {CLIENT_SIGNER}; some managed clusters never do."
+                f"The cluster did not sign a test request within {TEST_SECONDS:g} seconds. Check that the"
+                f" cluster's kube-controller-manager signs for {CLIENT_SIGNER}; some managed clusters never"
+                " do."
             ) from error
         signer = await _signer_of(chain, cas)
         if signer is None:
@@ -299,15 +301,15 @@ class CsrApiSigner:
         if signer is None:
             return (
                 "The cluster signed with a CA that its API server does not trust for clients, or whose key has a type"
-                " that is not supported. Tell the operator."
+                " that is not supported. Tell the operator to check the cluster."
             )
         return _rotated(signer, ca)
 
 
 def _rotated(signer: x509.Certificate, ca: x509.Certificate) -> str:
     return (
-        f"The cluster now signs with another CA ({_shown(signer)}) than the registered one ({_shown(ca)}). The operator"
-        " must rotate the cluster's client CA with `clustercert cluster ca rotate CLUSTER`."
+        f"The cluster now signs with the CA {_shown(signer)}, but the registered CA is {_shown(ca)}. The"
+        " operator must rotate the cluster's client CA with `clustercert cluster ca rotate CLUSTER`."
     )
 
 
@@ -333,7 +335,7 @@ async def _read_bundle(api: KubeApi) -> tuple[x509.Certificate, ...] | None:
 
 
 async def _signer_of(chain: tuple[bytes, ...], cas: Sequence[x509.Certificate]) -> x509.Certificate | None:
-    """Return the CA that signed a leaf, or `None`. A thread verifies, because leaf and CAs come from the cluster."""
+    """Return the CA that signed a leaf, or `None`. Verifies in a thread, because the cluster's keys may be slow."""
 
     def found() -> x509.Certificate | None:
         try:
@@ -354,7 +356,8 @@ def _require_supported_key(chain: tuple[bytes, ...], cas: Sequence[x509.Certific
                 accepted_key(ca.public_key())
             except (InvalidRequest, *PARSE_ERRORS) as error:
                 raise InvalidRequest(
-                    "signer: the key of the cluster's client CA has a type that is not supported."
+                    "signer: the key of the cluster's client CA has a type that is not supported. Use"
+                    " another signer."
                 ) from error
 
 

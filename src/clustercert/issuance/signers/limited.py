@@ -25,7 +25,7 @@ class SignerLimits(Section):
     Attributes:
         concurrency: number of simultaneous calls to the signer, per worker.
         queue: number of requests that may wait for the signer, per worker. Further requests get status 503.
-        timeout: longest time in seconds for waiting and signing together. Then the request gets status 503.
+        timeout: longest time in seconds for waiting and signing together. After this time, the request gets status 503.
     """
 
     concurrency: int = Field(default=8, ge=1, le=256)
@@ -35,7 +35,7 @@ class SignerLimits(Section):
 
 @dataclass(slots=True)
 class _Queue:
-    """The calls that wait, and those that are being made.
+    """The calls that wait, and the calls that are running.
 
     Attributes:
         pending: number of calls, waiting or not.
@@ -49,8 +49,7 @@ class LimitedSigner:
     """Passes calls to a signer, within limits. Raises Unavailable if a limit is exceeded.
 
     Args:
-        per_cluster: whether each cluster has a queue and slots of its own, because each cluster is a signing place of
-            its own.
+        per_cluster: whether each cluster has its own queue and slots, because each cluster signs for itself.
     """
 
     MAX_QUEUES = 4096

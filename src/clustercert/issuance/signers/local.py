@@ -56,13 +56,15 @@ class LocalKeys:
 def local_signer(context: SignerContext) -> KeySigner:
     """Return the built-in signer. Raises ValueError if there are settings."""
     if context.settings:
-        raise ValueError(f"the local signer has no setting {min(context.settings)}")
+        raise ValueError(f"the local signer has no setting {min(context.settings)}; remove it")
     return KeySigner(LOCAL, LocalKeys(context.custody))
 
 
 def _sealed_key(ca: ClientCA) -> bytes:
     if ca.sealed_key is None:
-        raise SignerError("The database does not have the key of this client CA.")
+        raise SignerError(
+            f"The database has no key for the client CA {ca.id}. Restore a backup, or rotate the CA."
+        )
     return ca.sealed_key
 
 

@@ -41,7 +41,7 @@ _CURVE_OIDS: Mapping[KeyType, bytes] = {
 _SHA256_DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")
 
 _TRUE, _FALSE = b"\1", b"\0"
-# The values that a CA's key must have: made in the token, and never readable outside.
+# The values that a CA's key must have, so that the key was made in the token and was never readable outside.
 _PROTECTION = {
     Attribute.SENSITIVE: _TRUE,
     Attribute.ALWAYS_SENSITIVE: _TRUE,
@@ -63,7 +63,7 @@ class Pkcs11Settings(Section):
         pin_file: file with the PIN of the token's user, with mode 0600.
         threads: number of threads and sessions, per worker. Each thread makes one signature at a time.
         queue: number of requests that may wait for a thread, per worker. Further requests get status 503.
-        timeout: longest time in seconds for waiting and signing together. Then the request gets status 503.
+        timeout: longest time in seconds for waiting and signing together. After this time, the request gets status 503.
     """
 
     module: Path
@@ -252,7 +252,7 @@ def _check_protection(session: CryptokiSession, handle: int, ca_id: str) -> None
 
 
 def _value(session: CryptokiSession, handle: int, attribute: Attribute) -> bytes | None:
-    """Read an attribute of a key. Returns None if the token doesn't tell."""
+    """Read an attribute of a key. Returns None if the token does not reveal the value."""
     try:
         return session.read(handle, attribute)
     except CryptokiError as error:

@@ -1,7 +1,7 @@
 """The signer for clusters whose API server nobody can configure: credentials are tokens of service accounts.
 
-This service signs nothing there. It creates a service account for each credential, with the roles of the credential's
-groups, and the cluster's API server signs the account's token.
+For each credential, this service creates a service account with the roles of the credential's groups. The cluster's API
+server, not this service, signs the account's token.
 """
 
 from collections.abc import Awaitable, Callable
@@ -50,13 +50,14 @@ NAME = TOKEN_SIGNER
 
 _ISSUER_PATH = f"/api/v1/namespaces/{ACCESS_NAMESPACE}/serviceaccounts/{ISSUER_ACCOUNT}"
 _TOKEN_ADVICE = (
-    f"Create one with `kubectl create token -n {ACCESS_NAMESPACE} {ISSUER_ACCOUNT}`, and give it with"
+    f"Create a token with `kubectl create token -n {ACCESS_NAMESPACE} {ISSUER_ACCOUNT}`, and give it with"
     " --signer-token-file."
 )
-_VERIFY_ADVICE = "The operator can see what is wrong with `clustercert kubernetes verify CLUSTER`."
+_VERIFY_ADVICE = "`clustercert kubernetes verify CLUSTER` shows the operator what is wrong."
 _FORBIDDEN_ADVICE = (
-    "The cluster forbids what the service's account asks for: the account lacks a right, or an admission policy"
-    f" refuses it. {_VERIFY_ADVICE}"
+    "The cluster forbids what the service's account asks for: the account lacks a right, or an admission"
+    " policy refuses the request."
+    f" {_VERIFY_ADVICE}"
 )
 
 
@@ -70,7 +71,8 @@ class TokenSettings(SignerLimits):
             after half of this time.
         concurrency: number of credentials that are created in a cluster at the same time, per worker.
         queue: number of requests that may wait for a cluster, per worker. Further requests get status 503.
-        timeout: longest time in seconds for waiting and creating together. Then the request gets status 503.
+        timeout: longest time in seconds for waiting and creating together. After this time, the request gets status
+            503.
     """
 
     token_lifetime: Lifetime = Field(default=timedelta(days=7), ge=timedelta(hours=1), le=timedelta(days=90))
@@ -90,7 +92,7 @@ def token_signer(context: SignerContext) -> "LimitedTokenSigner":
 
 @dataclass(slots=True)
 class TokenSigner:
-    """Creates service accounts with tokens and bindings. Its `ClientCA` only has the token of the service's account.
+    """Creates service accounts with tokens and bindings. Its `ClientCA` contains only the service's own token.
 
     Attributes:
         token_lifetime: lifetime of renewed tokens of the service's own account.
@@ -181,9 +183,10 @@ class TokenSigner:
         """Delete nothing in the cluster."""
         await self._connections.forget(ca.id)
         return (
-            "The service's token was deleted from the database. The service accounts and bindings of this service stay"
-            " in the cluster, and their tokens work until they expire: delete all with `clustercert kubernetes remove`,"
-            f" or the namespaces {USERS_NAMESPACE} and {ACCESS_NAMESPACE} with kubectl."
+            "The service's token was deleted from the database. The service accounts and bindings of this"
+            " service stay in the cluster, and these accounts' tokens work until they expire. Delete"
+            " everything with `clustercert kubernetes remove`, or delete the namespaces"
+            f" {USERS_NAMESPACE} and {ACCESS_NAMESPACE} with kubectl."
         )
 
     async def issue_token(self, order: TokenOrder) -> IssuedToken:
@@ -250,7 +253,7 @@ class TokenSigner:
 
 
 class LimitedTokenSigner(LimitedSigner):
-    """Limits the creation of credentials. Ending them never waits for it."""
+    """Limits the creation of credentials. Ending credentials never waits for the creation of others."""
 
     def __init__(self, signer: TokenSigner, limits: SignerLimits) -> None:
         super().__init__(NAME, signer, limits, per_cluster=True)

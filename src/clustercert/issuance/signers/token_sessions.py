@@ -1,6 +1,7 @@
 """Sessions with a PKCS#11 token: a bounded number of threads, each with a session of its own.
 
-A call into a module can hang, and can't be cancelled. So the threads are daemon threads: the process ends without them.
+A call into a module can hang, and can't be cancelled. So the threads are daemon threads: at its end, the process does
+not wait for them.
 """
 
 import asyncio
@@ -67,7 +68,7 @@ _PIN_REFUSED = {
 
 @dataclass(frozen=True, slots=True)
 class TokenAddress:
-    """Which token to use, and the PIN for it. A label or serial of None matches every token."""
+    """The token to use, and its PIN. A label or serial of None matches every token."""
 
     module: Path
     label: str | None
@@ -76,7 +77,7 @@ class TokenAddress:
 
     @property
     def name(self) -> str:
-        """The token's name, as messages show it."""
+        """The token's name for messages."""
         return self.label or f"with the serial number {self.serial}"
 
 

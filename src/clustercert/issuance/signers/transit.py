@@ -41,7 +41,7 @@ _KEY_TYPES: Mapping[KeyType, str] = {
     "rsa-4096": "rsa-4096",
 }
 _HASHES = {"sha256": "sha2-256", "sha384": "sha2-384"}
-# The values that a CA's key must have: made by OpenBao, and never readable outside.
+# The values that a CA's key must have, so that OpenBao made the key and the key was never readable outside.
 _PROTECTION = ("exportable", "allow_plaintext_backup", "imported_key")
 _SHOWN = (*_PROTECTION, "type", "latest_version", "deletion_allowed")
 
@@ -55,7 +55,7 @@ class TransitSettings(SignerLimits, OpenBaoSettings):
         mount: path of the transit secrets engine. Use an engine for these keys alone.
         concurrency: number of simultaneous requests to OpenBao, per worker.
         queue: number of requests that may wait for OpenBao, per worker. Further requests get status 503.
-        timeout: longest time in seconds for waiting and signing together. Then the request gets status 503.
+        timeout: longest time in seconds for waiting and signing together. After this time, the request gets status 503.
     """
 
     mount: str = Field(default="clustercert-ca", max_length=64, pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$")
@@ -88,7 +88,10 @@ class TransitKeys:
         facts = await self._facts(ca_id)
         _check_protection(ca_id, facts)
         if facts.get("type") != _KEY_TYPES[key_type]:
-            raise SignerError(f"OpenBao created the key {_name(ca_id)} with the type {facts.get('type')}.")
+            raise SignerError(
+                f"OpenBao created the key {_name(ca_id)} with the type {facts.get('type')} instead of"
+                f" {_KEY_TYPES[key_type]}."
+            )
         return NewKey(_public_key(facts), reference=f"{self._mount}/keys/{_name(ca_id)}")
 
     async def sign(self, ca: ClientCA, data: bytes) -> bytes:
