@@ -364,8 +364,8 @@ def test_use_before_the_approval_is_limited_until_somebody_decides(requests: Req
     third = requests.create(who, "oncall").json()
     assert (third["state"], third["usable"]) == ("pending", False)
     assert third["next"].startswith(
-        "The access can't be used before the approval. This user has used such access before an approval as often as"
-        " its rule allows within 24 hours (limit: 2). The request waits for "
+        "The access can't be used before the approval. This user has reached the rule's limit for"
+        " such uses before an approval: 2 within 24 hours. The request waits for "
     )
     refused = requests.issue(who, third["id"])
     assert refused.status_code == 409

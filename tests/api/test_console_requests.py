@@ -313,10 +313,7 @@ def test_access_that_was_used_before_its_approval_is_decided_after_its_end(
         addresses.append(f"{HOME}/{request_id}")
     made = requests.created("reader", "oncall")
     page = text_of(people["reader"].get(f"{HOME}/{made}").text)
-    assert (
-        "can't be used before the approval. This user has used such access before an approval as often"
-        in page
-    )
+    assert "can't be used before the approval. This user has reached the rule's limit for such uses" in page
     assert re.search(r"next use before an approval is possible \S+ \S+ UTC \(in 24 h\)", page)
     assert "Use it after the approval" in page
     for query in ("", "?list=decide"):

@@ -85,7 +85,7 @@ def test_a_user_creates_a_limited_number_of_tokens_and_temporary_keys(world: Wor
         for refused in (client.post("/v3/auth/tokens", json=by_token), login_response(client, person)):
             assert refused.status_code == 429
             assert 1 <= int(refused.headers["Retry-After"]) <= 1800
-            assert "Use the same one for several requests" in refused.json()["error"]["message"]
+            assert "Use one token for several requests" in refused.json()["error"]["message"]
         assert login_response(client, other).status_code == 201
         keys = [
             client.post("/v3.0/OS-CREDENTIAL/securitytokens", json=key[0], headers=key[1]).status_code

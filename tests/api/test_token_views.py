@@ -131,7 +131,7 @@ def test_a_revoked_token_has_no_access_without_a_webhook(place: Place) -> None:
     assert made.status_code == 200, made.text
     answer = made.json()
     assert (answer["enforced_by"], answer["refuses"], answer["lacking"]) == (["account"], "all", None)
-    assert "keep what the service accounts of that namespace can do" in answer["does_not_stop"]
+    assert "keep the rights of the service accounts in that namespace" in answer["does_not_stop"]
     report = place.get("admin", place.of_cluster("/access")).json()
     [user] = report["users"]
     assert (user["credentials"][0]["state"], user["with_access"]) == ("revoked", 0)

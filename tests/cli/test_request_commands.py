@@ -279,7 +279,9 @@ def test_access_before_the_approval_is_limited_and_decided_after_its_end(
     create = ("request", "create", cluster.name, "--group", URGENT, "--for", "1h", "--reason", REASON)
     made = people.anna.run(*create)
     shown = " ".join(made.stdout.split())
-    assert "Next The access can't be used before the approval. This user has used such access before" in shown
+    assert (
+        "Next The access can't be used before the approval. This user has reached the rule's limit" in shown
+    )
     assert re.search(r" Next use before an approval: \S+Z \(in 2[34]h[^)]*\) ", shown)
     assert "kubectl uses the access by itself as soon as it is approved" in made.stderr
     assert cluster.groups() == {STANDING}

@@ -67,7 +67,7 @@ def test_a_revocation_says_how_a_token_ends(shell: Shell) -> None:
     told = " ".join(done.err.split())
     assert "loses its rights in about 2 seconds" in told
     assert "At most 10 seconds after the service account is deleted" in told
-    assert "keep what the service accounts of that namespace can do" in told
+    assert "keep the rights of the service accounts in that namespace" in told
     explained = " ".join(
         shell.operator.output("certificate", "access", "--cluster", "eip", "--explain").split()
     )

@@ -446,7 +446,7 @@ async def test_a_token_of_another_ca_is_refused(site: Site) -> None:
     other = Authority("kubernetes")
     site.double.trust(other.certificate_pem)
     site.double.signing.authority = other
-    with pytest.raises(InvalidRequest, match="signer_token: The cluster now signs with another CA"):
+    with pytest.raises(InvalidRequest, match="signer_token: The cluster now signs with the CA"):
         await site.signer.accept_secret(site.ca, registration_of(site.double), first_token(site.double))
 
 

@@ -322,7 +322,7 @@ def approved(request: AccessRequest) -> AccessRequest:
         (
             approved(asked(claim_within=HOUR / 2)),
             *("approved", "good", NOW + HOUR / 2),
-            "The access can be used: 1 hour from the first certificate. If it is not used in time, it expires.",
+            "The access can be used for 1 hour from the first certificate. Access that is not used in time expires.",
         ),
         (
             asked(**EARLY).claimed(NOW),
@@ -439,8 +439,9 @@ def test_a_decision_after_the_end_revives_nothing_and_is_final() -> None:
     ended = early_use(NOW)
     assert (ended.open_part, ended.label, ended.severity) == ("access", "ended, not approved", "bad")
     assert next_step(ended) == (
-        f"The access was ended by Asker. This use before the approval waits for {MISSING}. An approval does not give"
-        " the access again, but the user can use such access again before an approval. A denial forbids this for a day."
+        f"The access was ended by Asker. This use before the approval waits for {MISSING}. An approval does"
+        " not give the access again, but the user may use such access again before an approval. A denial"
+        " forbids such use for a day."
     )
     late = approved(ended)
     assert (late.state, late.label, late.closed_at) == ("ended", "ended", ended.closed_at)

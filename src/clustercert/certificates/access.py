@@ -67,7 +67,7 @@ class UserAccess:
 
     Attributes:
         groups: the groups that the API server sees in at least one of the certificates, sorted.
-        credentials: the certificates, latest expiry first; the longest-lived, if there are too many.
+        credentials: the certificates, latest expiry first. If there are too many, those that expire last.
         user_domain: the name of the user's domain or issuer, or None if it is not known.
     """
 
@@ -96,7 +96,7 @@ class AccessReport:
     """Who has access to a cluster: counts, and a page of users.
 
     Attributes:
-        complete: whether the counts include all certificates, and the users on this page have all theirs.
+        complete: whether the counts include all certificates, and this page contains all certificates of its users.
         users: sorted by name and id.
         next: the cursor of the next page; None on the last page.
         used_after_revocation: certificates that were used after their revocation, latest use first.

@@ -28,10 +28,10 @@ class Control:
     Attributes:
         name: `account` is the deletion of a token's bindings and service account.
         set_up: whether this service is configured to use the control; for the webhook, whether the API server called
-            it recently. Only `clustercert kubernetes verify` proves that the control works.
+            the webhook recently. Only `clustercert kubernetes verify` proves that the control works.
         lacking: a sentence that says what is missing from an unfinished set-up; None if nothing is known to be missing.
         within: a sentence that says how soon the control takes effect.
-        within_seconds: the same as a number; None if the control does not follow revocations.
+        within_seconds: the same time as a number; None if the control does not follow revocations.
         does_not_stop: a sentence that says what the control does not stop.
     """
 
@@ -48,19 +48,19 @@ _CA = Control(
     set_up=True,
     within="0.1 seconds after the client CA is removed from the file that --client-ca-file names (replace the file by"
     " rename).",
-    does_not_stop="Nothing: it stops all certificates from this CA, even valid ones. All users need new certificates.",
+    does_not_stop="Nothing: this stops all certificates from the CA, even valid ones. All users need new certificates.",
 )
 _EXPIRY = Control(
     "expiry",
     set_up=True,
-    within="At the certificate's not_after: the API server checks it on each request.",
+    within="At the certificate's not_after: the API server checks this time on each request.",
     does_not_stop="Any use before not_after.",
 )
 _TOKEN_EXPIRY = Control(
     "expiry",
     set_up=True,
-    within="At not_after: this service deletes the token's bindings and account then, at the latest. The token itself"
-    " expires then too, or 10 minutes after it was issued if that is later.",
+    within="At not_after, at the latest, this service deletes the token's bindings and account. The token itself"
+    " expires at not_after, but at the earliest 10 minutes after its issue.",
     does_not_stop="Any use before not_after.",
 )
 ACCOUNT_WITHIN = (
@@ -70,8 +70,8 @@ ACCOUNT_WITHIN = (
 )
 """How fast the revocation of a token takes effect."""
 _HOLDERS_IN_NAMESPACES = (
-    "Holders of a role that can start workloads, create tokens, read Secrets or impersonate accounts in a namespace can"
-    " keep what the service accounts of that namespace can do."
+    "Holders of a role that can start workloads, create tokens, read Secrets or impersonate accounts in a"
+    " namespace can keep the rights of the service accounts in that namespace."
 )
 
 
@@ -102,8 +102,8 @@ def controls_of(cluster: "Cluster", calls: Sequence[datetime | None], now: datet
         "admission",
         set_up=cluster.options.admission,
         within="About 2 seconds, while this service reaches the API server to list the certificate.",
-        does_not_stop="Reading: it refuses only writes and connections. Also users who may impersonate others, or"
-        " delete the ValidatingAdmissionPolicy.",
+        does_not_stop="Reading: the policy refuses only writes and connections. The policy does not stop users who may"
+        " impersonate others, or delete the policy.",
         within_seconds=2,
     )
     return (_webhook(cluster, calls, now), binding, admission, _CA, _EXPIRY)
@@ -127,8 +127,8 @@ def _webhook(cluster: "Cluster", calls: Sequence[datetime | None], now: datetime
         " setup` wrote, and check them with `clustercert kubernetes verify`.",
         within=f"Within {REVOCATION_NOTICED_AFTER + cached} seconds: this service notices a revocation within"
         f" {REVOCATION_NOTICED_AFTER} second, and the registered unauthorizedTTL of the webhook is {cached} seconds.",
-        does_not_stop="Members of system:masters: the API server never calls the webhook for them. While the webhook"
-        " does not answer, its failurePolicy decides.",
+        does_not_stop="Members of system:masters: the API server never calls the webhook for these users. While the"
+        " webhook does not answer, its failurePolicy decides.",
         within_seconds=REVOCATION_NOTICED_AFTER + cached,
     )
 
@@ -143,8 +143,8 @@ RESIDUAL_RISKS = (
         " account. Look for RoleBindings and ClusterRoleBindings that the holder created, and delete them."
     ),
     (
-        "Users who may impersonate other users or groups can act under their names. The authorizer does not see the"
-        " certificate behind an impersonated request."
+        "Users who may impersonate other users or groups can act under the names of these. The authorizer"
+        " does not see the certificate behind an impersonated request."
     ),
     (
         "A certificate from the cluster's own certificates API, which the holder requested and approved, is valid until"
@@ -196,7 +196,7 @@ def _kept_by_holders(cluster: "Cluster") -> tuple[str, ...]:
         return (_HOLDERS_IN_NAMESPACES,)
     return (
         _HOLDERS_IN_NAMESPACES,
-        f"The role cluster-admin is given to {', '.join(admins)}. Its holders can leave other ways into the cluster.",
+        f"Holders of the role cluster-admin ({', '.join(admins)}) can create access that no revocation ends.",
     )
 
 
@@ -230,6 +230,7 @@ def use_not_seen(events: Sequence[datetime | None], now: datetime) -> str | None
     else:
         reason = f"the API server has sent no audit events since {rfc3339(last)}"
     return (
-        f"Use after a revocation is not seen: {reason}. Set up its audit webhook with the files that `clustercert"
-        " kubernetes setup` writes. An API server sends audit events about every 30 seconds."
+        f"Use after a revocation is not seen: {reason}. Set up the cluster's audit webhook with the files"
+        " that `clustercert kubernetes setup` writes. An API server sends audit events about every 30"
+        " seconds."
     )

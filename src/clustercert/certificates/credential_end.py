@@ -1,4 +1,4 @@
-"""How a credential ends, and what was seen of it: the one value that the API, the command line and the console show."""
+"""How a credential ends, and which uses were seen. The API, the command line and the console all show this value."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,8 @@ class Enforcement:
 
     Attributes:
         enforced_by: the fast controls that are set up and can stop the certificates, fastest first.
-        within_seconds: how long after a revocation the API server refuses; None if it refuses nothing.
+        within_seconds: the seconds from a revocation until the API server refuses the certificate; None if it never
+            refuses.
         does_not_stop: a sentence that says what the fastest of these controls does not stop; None without a control.
         lacking: a sentence that says what is missing; None if nothing is known to be missing.
     """
@@ -46,7 +47,7 @@ class Enforcement:
 
 @dataclass(frozen=True, slots=True)
 class CredentialEnd:
-    """How an unexpired certificate ends, and what was seen of it.
+    """How an unexpired certificate ends, and which uses were seen.
 
     Attributes:
         state: whether the certificate is revoked.
@@ -79,7 +80,7 @@ class CredentialEnd:
 
 
 def enforcement_of(controls: Sequence[Control], certificate: CertificateView | None = None) -> Enforcement:
-    """Return how a cluster with these controls refuses a certificate, or else any revoked certificates."""
+    """Return how a cluster with these controls refuses a revoked certificate: this one, or by default any."""
     stopping = [
         each
         for each in controls

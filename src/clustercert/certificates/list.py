@@ -141,7 +141,7 @@ class Inventory:
         return await self.queries.place_names(places)
 
     async def ca_states(self, certificates: Iterable[CertificateView]) -> dict[str, CaState]:
-        """Return the states of the client CAs of some certificates, by id, without those of removed clusters."""
+        """Return the states of the client CAs of some certificates, by id. Omits the CAs of removed clusters."""
         return await self.queries.ca_states({each.ca_id for each in certificates})
 
     async def clusters_of_user(self, user_id: str) -> tuple[UserCluster, ...]:

@@ -18,7 +18,7 @@ MAX_PAIRS = 1000
 
 @dataclass(frozen=True, slots=True)
 class LostCertificates:
-    """The valid certificates of the users who lose a role, for clusters of the projects in which they lose it.
+    """The valid certificates of users who lose a role in some projects, for the clusters of these projects.
 
     Attributes:
         certificates, users, clusters: how many there are.
@@ -61,7 +61,7 @@ class LostRoles:
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     async def of_deleted_group(self, group_id: str) -> LostRole:
-        """Return the roles that members lose with a group. Raises Conflict if the group has too many, or Unavailable.
+        """Return the roles that members lose with a group. Raises Conflict for too many roles, or Unavailable.
 
         The result stays the same when the group is deleted.
         """

@@ -14,9 +14,9 @@ from clustercert.store.certificates.revocations import CLOCK_MARGIN
 class RevocationPruning:
     """Deletes revocations of users and clusters once no certificate that they revoked can be valid.
 
-    A certificate that is lost from the ledger, such as after a restore, ends with the longest lifetime that any policy
-    has allowed. So a revocation is kept for this time, for the undo window, and for `CLOCK_MARGIN`.
-    `RevocationPruningQueries.prune` says which revocations are kept for longer.
+    A certificate that is lost from the ledger, such as after a restore, expires at the latest after the longest
+    lifetime that any policy has allowed. So a revocation is kept for this time, for the undo window, and for
+    `CLOCK_MARGIN`. `RevocationPruningQueries.prune` says which revocations are kept for longer.
     """
 
     queries: RevocationPruningQueries

@@ -122,7 +122,7 @@ class RevocationRecorder:
         return await self._record(revocation, event, "holder" if proved else "certificate")
 
     async def withdraw(self, certificate: CertificateRecord) -> None:
-        """Revoke a certificate that its caller does not get, because their rights changed while it was recorded."""
+        """Revoke a certificate that the caller does not get, because the caller's rights changed meanwhile."""
         reason = Reason("affiliationChanged", "rights changed while the certificate was issued")
         await self.revoke_certificate(certificate, reason, actor=Actor.service())
 
@@ -189,7 +189,7 @@ class RevocationRecorder:
         now = self.now()
         revocation = await self.queries.revocation(revocation_id)
         if revocation is None:
-            raise NotFound("There is no such revocation.")
+            raise NotFound("There is no such revocation. Check its id.")
         if obstacle := self._obstacle(revocation, now):
             raise Conflict(obstacle)
         event = replace(

@@ -79,10 +79,10 @@ class RevocationPreview:
     """The certificates that a revocation would revoke.
 
     Attributes:
-        user_id, user_name, user_domain: `None` for all users. The name and the domain are also `None` for deleted
+        user_id, user_name, user_domain: `None` means all users. The name and the domain are also `None` for deleted
             users, and for users of other identity systems who have not logged in.
-        cluster: `None` for all clusters.
-        live: how many certificates are valid and unrevoked now.
+        cluster: `None` means all clusters.
+        live: the number of certificates that are valid and unrevoked now.
     """
 
     user_id: str | None
@@ -261,7 +261,7 @@ class Logout:
     async def _revoke(self, caller: Caller) -> None:
         """Revoke the caller's certificates.
 
-        Does nothing if the caller has already revoked them and no certificate was issued since then.
+        Does nothing if the caller has already revoked these certificates and no certificate was issued since then.
         """
         await self.recorder.revoke_scope(LOST, user_id=caller.user.id, actor=caller.actor)
 
@@ -326,7 +326,7 @@ class RevocationService:
         recorder: records revocations without authorizing the caller; the command line uses the recorder directly.
         logout: ends a caller's own logins, so it needs no authorization.
         lost_roles: revokes certificates of users who lose a role, without authorizing the caller.
-        rates: limits the methods of this class that take a caller and revoke. They raise TooManyRequests.
+        rates: limits the methods of this class that take a caller and revoke. These methods raise TooManyRequests.
         service_name: part of the statement that a key holder signs, so that other services reject the signature.
     """
 
@@ -488,7 +488,7 @@ class RevocationService:
         return cluster, user_id
 
     def _count(self, caller: Caller, project_id: str | None, user_id: str | None) -> None:
-        """Count a revocation of a user's certificates, or of all users', by an authorized caller.
+        """Count a revocation by an authorized caller: of one user's certificates, or of all users' certificates.
 
         Operators are not counted, so that nobody can stop them in an emergency.
         """

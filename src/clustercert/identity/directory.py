@@ -38,7 +38,7 @@ class Directory(DirectoryReader):
 
     Attributes:
         authority_names: names of issuers and Keystone. No new domain may have one of these names. Each reload of the
-            settings updates them.
+            settings updates these names.
     """
 
     def __init__(self, database: Database, passwords: Passwords, now: Callable[[], datetime]) -> None:
@@ -236,10 +236,10 @@ class Directory(DirectoryReader):
             raise Conflict(f"A project with the id {project_id} already exists.")
 
     async def _switch(self, before: D, after: D, actor: Actor) -> D:
-        """Change a domain or project. Disabling it ends the logins in it for good: see `DirectoryQueries.end_logins`.
+        """Change a domain or project. Disabling one ends its logins for good: see `DirectoryQueries.end_logins`.
 
-        The disabled row refuses all these logins at once. Then they are deleted in batches. If this is interrupted,
-        disabling again deletes the rest, and so does enabling. See `_update` for errors.
+        As soon as the row is disabled, all these logins are refused. The logins are then deleted in batches. After an
+        interruption, disabling or enabling the row again deletes the rest. See `_update` for errors.
         """
         if after.enabled and not before.enabled:
             await self.queries.end_logins(before)

@@ -22,7 +22,7 @@ from clustercert.store.identity.known_users import FederatedAccess, FederationQu
 logger = structlog.get_logger()
 
 CACHED_LOGINS = 4_000
-# A user's last login is stored at most this often.
+# A user's last login is stored at most once in this time.
 LOGIN_RESOLUTION = timedelta(hours=1)
 
 
@@ -84,7 +84,7 @@ class Federation:
         return login.caller(user, origin)
 
     async def _note_login(self, user_id: str, at: datetime) -> None:
-        """Store the last login. A failed write, as with a full disk, only makes the stored time older."""
+        """Store the last login. After a failed write, such as with a full disk, only the stored time is too old."""
         try:
             await self._known_users.note_login(user_id, at)
         except Unavailable:

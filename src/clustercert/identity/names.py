@@ -5,7 +5,7 @@ import unicodedata
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.ids import is_id
 
-# The same limits as Keystone's, except for roles: Keystone allows 255 characters for a role.
+# The same limits as Keystone's, except for roles: Keystone allows 255 characters in the name of a role.
 MAX_NAME = {"domain": 64, "project": 64, "group": 64, "role": 64, "user": 255}
 MAX_DESCRIPTION = 255
 
@@ -18,14 +18,14 @@ def checked_name(text: str, noun: str) -> str:
     name, longest = searchable(text.strip()), MAX_NAME[noun]
     if name is None or not 1 <= len(name) <= longest:
         raise InvalidRequest(
-            f"The name of a {noun} must have 1 to {longest} printable characters,"
-            " without control, bidirectional or invisible ones."
+            f"The name of a {noun} must have 1 to {longest} printable characters, without control,"
+            " bidirectional or invisible characters."
         )
     return name
 
 
 def checked_new_name(text: str, noun: str) -> str:
-    """Like `checked_name`, for a new object. Also raises InvalidRequest for a slash, and for a form like an id."""
+    """Like `checked_name`, for a new object. Also raises InvalidRequest if the name has a slash or looks like an id."""
     name = checked_name(text, noun)
     if "/" in name:
         raise InvalidRequest(

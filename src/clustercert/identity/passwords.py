@@ -23,7 +23,7 @@ from cachetools import TTLCache
 from clustercert.model.errors import InvalidRequest, Unavailable
 from clustercert.model.identity import MIN_PASSWORD_CHARACTERS
 
-# How long a counter of failed checks is kept after the last attempt that it counted.
+# How long a counter of failed checks is kept after the last counted attempt.
 COUNTED_SECONDS = 60
 # A worker keeps at most this many counters, which take a few megabytes of memory. The least recently used counters are
 # dropped first.
@@ -31,8 +31,7 @@ MAX_COUNTED = 80_000
 # A user who has logged in from this source before gets precedence until this many attempts have failed.
 KNOWN_FAILURES = 10
 
-# Allowed attempts by IP version and prefix length. Larger networks have more genuine users, so more attempts are
-# allowed.
+# Allowed attempts by IP version and prefix length. Larger networks have more genuine users, and so get more attempts.
 _ALLOWED_ATTEMPTS = {4: {32: 1, 24: 4}, 6: {64: 1, 48: 4, 32: 16}}
 
 
@@ -78,8 +77,8 @@ class Attempt:
     """A password check that waits or runs.
 
     Attributes:
-        rank_of_others: the rank that the attempt would have if its user were not known.
-        has_overtaken: whether the attempt overtook other attempts only because its user is known.
+        rank_of_others: the rank that the attempt would have with an unknown user.
+        has_overtaken: whether the attempt overtook other attempts because its user is known.
     """
 
     contender: Contender | None
@@ -120,7 +119,7 @@ class PasswordQueue:
 
     @contextlib.asynccontextmanager
     async def turn_without_precedence(self, attempt: Attempt) -> AsyncIterator[None]:
-        """Wait as long as the attempt would have waited if its user were not known. Raises Unavailable."""
+        """Wait as long as the attempt would have waited with an unknown user. Raises Unavailable."""
         await self._enter(Attempt(attempt.contender, attempt.rank_of_others, attempt.rank_of_others))
         try:
             yield

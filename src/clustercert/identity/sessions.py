@@ -121,7 +121,7 @@ class Sessions:
         self.keystone: KeystoneAccounts | None = None
         self.has_built_in = True
         self._cache = self._new_cache()
-        # When sessions were last seen, if this process knows a later time than the cached session.
+        # The times when sessions were last seen, if they are later than in the cached sessions.
         self._seen: LRUCache[str, datetime] = LRUCache(CACHED_SESSIONS)
 
     def use_issuers(self, issuers: ClaimsMapping | None) -> None:
@@ -191,7 +191,7 @@ class Sessions:
         return await self._begin(new, token, origin, before)
 
     async def find(self, cookie: str, origin: Origin, *, extend: bool = True) -> tuple[Session, Caller]:
-        """Return the session with this cookie, and its user. Raises Unauthenticated if there is none, or Unavailable.
+        """Return the session with this cookie, and its user. Raises Unauthenticated without a session, or Unavailable.
 
         `extend`: whether this use keeps the session from ending after the idle time.
         """
@@ -200,7 +200,7 @@ class Sessions:
         caller = await self._caller(found, origin)
         if extend and self._now() - session.seen_at >= RECORD_EVERY:
             session = replace(session, seen_at=self._now())
-            # A database that can be read, but not written, is no reason to show nothing.
+            # Pages work even if the database can be read but not written.
             with contextlib.suppress(Unavailable):
                 await self._queries.record_use(session.id, session.seen_at)
             self._seen[session.id] = session.seen_at
@@ -238,9 +238,9 @@ class Sessions:
     ) -> int:
         """End the sessions that began with a login at an issuer, in the issuer's session `sid` or by its user `sub`.
 
-        Returns how many. With both `sid` and `sub`, ends the sessions to which both apply. Raises ValueError with
-        neither. Without `sid`, keeps the sessions whose login is known to be later than the logout at the time `at`,
-        because anyone who has seen a logout token can send it again.
+        Returns the number of ended sessions. With both `sid` and `sub`, ends the sessions to which both apply. Raises
+        ValueError if both are missing. Without `sid`, keeps the sessions whose login is known to be later than the
+        logout at the time `at`, because anyone who has seen a logout token can send it again.
         """
         if sid is None and sub is None:
             raise ValueError("a logout names neither a session nor a user")

@@ -205,7 +205,8 @@ class Tokens:
         Tokens for other scopes that were created with the revoked token stay valid. A token for a disabled project can
         be revoked, because the project may be enabled again.
 
-        Raises NotFound if the token is unknown or has expired, or if the caller is neither its user nor an operator.
+        Raises NotFound if the token is unknown or has expired, or if the caller is neither the token's user nor an
+        operator.
         """
         live = await self._queries.live(_hash(token)) if _is_well_formed(token) else None
         if live is None or self._now() >= live.token.expires_at or not _may_see(caller, live):

@@ -34,8 +34,8 @@ PASSWORDS = Rate(10, 600)
 SESSIONS = Rate(60, 600)
 
 _PROBLEMS: dict[CredentialKind, str] = {
-    "tokens": "You created too many tokens. Use the same one for several requests, or try",
-    "temporary_keys": "You created too many temporary access keys. Use the same one for several requests, or try",
+    "tokens": "You created too many tokens. Use one token for several requests, or try",
+    "temporary_keys": "You created too many temporary access keys. Use one key for several requests, or try",
     "passwords": "You changed your password too often. Try",
     "sessions": "You logged in too often. Try",
 }
@@ -203,7 +203,7 @@ class LiveQuota:
         if count[0] >= self._quota:
             message = (
                 f"You have {count[0]} live certificates for this cluster, and {self._quota} are allowed."
-                " Revoke some, or wait until some expire."
+                " Revoke some certificates, or wait until some expire."
             )
             raise _refused("quota", message, QUOTA_RETRY_SECONDS)
         count[0] += 1

@@ -26,7 +26,7 @@ class RevocationRates:
 
         Args:
             project_id: the project in which an admin revokes other users' certificates; None if callers revoke their
-                own, so that members can't use up the revocations of their project's admins.
+                own certificates, so that members can't use up the revocations of their project's admins.
         """
         if seconds := self._callers.seconds_until_token(user_id):
             raise _refused("revocations", "You sent too many revocations.", seconds)

@@ -1,4 +1,4 @@
-"""Access requests: a user asks for access, others grant it, and it ends by itself. A state machine without I/O.
+"""Access requests: a user asks for access, others approve, and the access ends by itself. A state machine without I/O.
 
 A method that changes a request returns a new `AccessRequest`, or raises Conflict if the state does not allow the step.
 The store saves the result while it holds the lock on the request's row.
@@ -12,7 +12,7 @@ from clustercert.model.choices import AccessRequestPart, AccessRequestState, Req
 from clustercert.model.errors import Conflict
 from clustercert.model.times import rfc3339
 
-# How long a use before the approval and a denial count.
+# The period in which uses before an approval, and denials, count.
 EARLY_USE_PERIOD = timedelta(days=1)
 OPEN_STATES: tuple[AccessRequestState, ...] = ("pending", "approved", "active")
 CLOSED_STATES: tuple[AccessRequestState, ...] = ("denied", "expired", "ended", "finished")
@@ -49,10 +49,10 @@ class AccessDecision:
 
     Attributes:
         part: the access itself, or its extension.
-        by, by_name: the id of the user, and the name with the domain.
+        by, by_name: the user's id, and the user's name with the domain.
         approves: whether the user approved; False if the user denied.
         met: the clauses of the approval conditions that the user met at the time of the decision.
-        reason: why; None if the user gave no reason.
+        reason: the user's reason; None if the user gave no reason.
     """
 
     part: AccessRequestPart
@@ -70,7 +70,7 @@ class EarlyUseRefusal:
 
     Attributes:
         why: a sentence about the user.
-        until: from when the request can be used before its approval.
+        until: when the refusal ends.
     """
 
     why: str
@@ -86,15 +86,15 @@ class AccessRequest:
     """A user's request for Kubernetes groups in one cluster. A user has at most one open request for a cluster.
 
     Attributes:
-        cluster_name, project_name: the names when the request was created; that of the project with the domain.
-        user_id, user_name: who asks; the name with the domain.
+        cluster_name, project_name: the names when the request was created. The project's name contains the domain.
+        user_id, user_name: the user who asks. The name contains the domain.
         groups: the requested Kubernetes groups, sorted, without duplicates.
         rule: the name of the policy rule that offers the groups.
         offered_groups: all groups that the rule offered when the request was created, sorted.
         duration: how long the access lasts, from the first certificate.
-        conditions: the clauses of the approval conditions: each needs an approver of its own.
+        conditions: the clauses of the approval conditions. Each condition needs a different approver.
         before_approval: whether the access may be used before the approval (break-glass).
-        claim_within: how long after the approval the first certificate may be issued.
+        claim_within: the longest time between the approval and the first certificate.
         approve_by: the end of the time for the approvals.
         state: `pending`: waits for approvals, not used. `approved`: not used yet. `active`: certificates were issued;
             with `before_approval`, the approvals may be missing. `denied`; `expired`: not approved or not used in time;
@@ -103,7 +103,7 @@ class AccessRequest:
         claim_by: the end of the time for the first certificate; set by the approval.
         started_at: when the first certificate was issued.
         ends_at: the end of the access; no certificate of the request is valid longer.
-        extension: how much longer the user asks to have access; None if there was no such request.
+        extension: the additional time that the user asked for; None if the user asked for no extension.
         extension_state: the state of the extension: `pending`, `approved`, `denied`, or None.
         closed_at, closed_by, closed_why: when and by whom the request was closed, and the reason that was given.
             `closed_by` is a user's name with the domain; None for a request that ended by itself.
@@ -147,7 +147,7 @@ class AccessRequest:
 
     @property
     def open_part(self) -> AccessRequestPart | None:
-        """The part that waits for approvals, or None. A use before the approval waits for them also after its end."""
+        """The part that waits for approvals, or None. Access that was used unapproved waits also after its end."""
         if self.approved_at is None:
             waits = self.is_open or (self.was_used_unapproved and not self.denied_at)
             return "access" if waits else None
@@ -160,19 +160,19 @@ class AccessRequest:
 
     @property
     def denied_at(self) -> datetime | None:
-        """When the access was denied; None if it was not."""
+        """When the access was denied; None if nobody denied the access."""
         denials = (each.at for each in self.decisions if each.part == "access" and not each.approves)
         return max(denials, default=None)
 
     def assigned_approvers(self, part: AccessRequestPart) -> "list[AccessDecision | None]":
-        """Return for each condition the approval that meets it, or None if it lacks an approver."""
+        """Return for each condition the approval that is assigned to the condition, or None."""
         given = self.approvals(part)
         indexes = assignment(self.conditions, [each.met for each in given])
         return [given[index] if index is not None else None for index in indexes]
 
     @property
     def due_at(self) -> datetime | None:
-        """When the request changes by itself, or None if it is closed."""
+        """When the request changes by itself, or None if the request is closed."""
         if self.state == "active" and self.approved_at is None and self.ends_at is not None:
             return min(self.approve_by, self.ends_at)
         return {"pending": self.approve_by, "approved": self.claim_by, "active": self.ends_at}.get(self.state)
@@ -228,15 +228,15 @@ class AccessRequest:
     def early_use_refusal(
         self, others: "Iterable[AccessRequest]", limit: int, now: datetime
     ) -> EarlyUseRefusal | None:
-        """Return why a pending request can't be used before its approval now; None if it can, or never could.
+        """Return why a pending request, whose rule allows use before the approval, can't be used now; else None.
 
-        A use is the first certificate of a request before its approval. After an approval, also a later one, the use
-        does not count any more. Uses and denials of requests by all rules that offer one of the same groups count.
+        A use is the first certificate of a request before its approval. After an approval, even a late approval, the
+        use does not count any more. Uses and denials of a request count if its rule offers one of the same groups.
 
         Args:
             others: other requests of the same user for the same cluster; requests without a use or a denial within
                 `EARLY_USE_PERIOD` may be missing.
-            limit: the greatest number of uses within `EARLY_USE_PERIOD`.
+            limit: the maximum number of uses within `EARLY_USE_PERIOD`.
         """
         if self.state != "pending" or not self.before_approval:
             return None
@@ -258,14 +258,14 @@ class AccessRequest:
             refusals.append(EarlyUseRefusal(why, max(denials) + EARLY_USE_PERIOD))
         if len(uses) >= limit:
             why = (
-                "This user has used such access before an approval as often as its rule allows within 24 hours (limit:"
-                f" {limit})."
+                f"This user has reached the rule's limit for such uses before an approval: {limit} within 24"
+                " hours."
             )
             refusals.append(EarlyUseRefusal(why, uses[-limit] + EARLY_USE_PERIOD))
         return max(refusals, key=lambda each: each.until, default=None)
 
     def lapsed(self, now: datetime) -> "AccessRequest":
-        """Return the request as the time has changed it. Returns the request itself if no time is over."""
+        """Return the request, changed if one of its time limits is over. Else, returns the request itself."""
         due = self.due_at
         if due is None or now < due:
             return self
@@ -316,11 +316,11 @@ class AccessRequest:
         return f"The request waits for no decision: it is {self.state}."
 
     def approved_at_once(self, now: datetime) -> "AccessRequest":
-        """Return a new request with its approval, if it needs no approvers. Else, returns the request itself."""
+        """Return a new request as approved if the request needs no approvers. Else, returns the request itself."""
         return self if self.conditions else _with_approval(self, "access", now)
 
     def claimed(self, now: datetime) -> "AccessRequest":
-        """Return the request with its first certificate, which starts its time. Raises Conflict if it is not usable.
+        """Return the request after its first certificate, which starts the clock. Raises Conflict if it is unusable.
 
         Returns the request unchanged if its time has already started.
         """

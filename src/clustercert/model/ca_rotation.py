@@ -16,7 +16,7 @@ from clustercert.model.errors import Conflict
 if TYPE_CHECKING:
     from clustercert.model.clusters import ClientCA, Cluster
 
-# A proof that is older counts no more.
+# How long a proof counts.
 PROOF_AGE = timedelta(minutes=10)
 
 
@@ -62,10 +62,11 @@ class CaRotation:
             more. `complete`: every API server refuses the old CA. `aborted`: the old CA signs as before.
         since: when the state began.
         auto_complete: whether to ask for completion as soon as no certificate of the old CA is valid.
-        deny_old: whether the webhook denies certificates of the old CA once completion was asked for.
-        reverses: whether this rotation goes back to the previous CA, because somebody aborted it after `issuing`
-        began.
-        completion_asked_at: when somebody asked for completion, so that the old CA left the bundle; None before that.
+        deny_old: whether the webhook denies certificates of the old CA after somebody asks for completion.
+        reverses: whether this rotation goes back to the previous CA, because somebody aborted the rotation after
+            `issuing` began.
+        completion_asked_at: when somebody asked for completion, so that the old CA left the bundle; None if nobody has
+            asked.
         forced: whether completion was asked for while certificates of the old CA were valid.
         addresses: the API servers that have to be proved, as last read.
         problem: why the last attempt to advance the rotation failed; None if it did not fail.
@@ -96,7 +97,7 @@ class CaRotation:
 
     @property
     def is_completing(self) -> bool:
-        """Whether the old CA has left the bundle, but is not yet proved to be refused."""
+        """Whether the old CA has left the bundle, but not all API servers are proved to refuse it."""
         return self.state == "draining" and self.completion_asked_at is not None
 
     @property
@@ -177,13 +178,13 @@ class CaRotation:
         )
 
     def advanced(self, state: RotationState, now: datetime, *, needs_proof: bool = True) -> "CaRotation":
-        """Return the rotation in the next state, which began now, without the problem of the former state.
+        """Return the rotation in the next state, which began now, without the problem of the previous state.
 
         Raises Conflict if the state does not follow, or if a proof is missing.
 
         Args:
-            needs_proof: whether the API servers must be proved to refuse the old CA. False only if it has expired, or
-                if it is the cluster's own CA, which stays trusted.
+            needs_proof: whether the API servers must be proved to refuse the old CA. False only if the old CA has
+                expired, or is the cluster's own CA, which stays trusted.
         """
         if (self.state, state) not in _STEPS:
             raise Conflict(f"The rotation is {self.state}, and can't become {state}.")
@@ -215,9 +216,9 @@ class CaRotation:
         """Return the rotation after an abort.
 
         Before `issuing`, nobody has a certificate of the new CA, so the rotation ends. Afterwards, the rotation changes
-        its direction: the former CA signs again as soon as every API server is proved to accept it. A rotation that was
-        aborted before is returned unchanged, so that an abort can be repeated. Raises Conflict if the rotation is
-        complete.
+        its direction: the previous CA signs again as soon as every API server is proved to accept this CA. A rotation
+        that was aborted before is returned unchanged, so that an abort can be repeated. Raises Conflict if the rotation
+        is complete.
         """
         if self.state == "complete":
             raise Conflict(
@@ -257,9 +258,9 @@ def _setup_command(cluster: str) -> str:
 
 
 def replace_cas(cluster: str, cas: str) -> str:
-    """Return how an operator gives the API servers of a cluster other client CAs of this installation.
+    """Return how an operator replaces this installation's client CAs at the API servers of a cluster.
 
-    The cluster's own client CAs must stay: without them, its nodes and control plane lose access.
+    The cluster's own client CAs must stay: without these CAs, the cluster's nodes and control plane lose access.
     """
     return (
         "On every API server, in the file that --client-ca-file names: keep the cluster's own CAs, and replace"
@@ -270,11 +271,11 @@ def replace_cas(cluster: str, cas: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Holders:
-    """The certificates of a client CA that are valid and not revoked, without those of this service.
+    """The certificates of a client CA that are valid and not revoked, except this service's own certificates.
 
     Attributes:
-        used_last_hour: how many of them an API server reported within the last hour.
-        until: when the last of them expires; None if there are none.
+        used_last_hour: the number of these certificates that an API server reported within the last hour.
+        until: when the last of these certificates expires; None if there are none.
     """
 
     certificates: int = 0
@@ -300,7 +301,7 @@ class RotationStatus:
     Attributes:
         at: when the status was read.
         old, new: the holders of certificates of the old and of the new CA.
-        holders: users with certificates of the old CA, the longest-lived first; empty in lists.
+        holders: users with certificates of the old CA, latest expiry first; empty in lists.
         started_by_name: the name of the user who started the rotation, or None if it is not known.
     """
 
@@ -370,9 +371,9 @@ class RotationStatus:
             return text, (complete,)
         if unproved := self.rotation.not_accepting():
             text = (
-                f"The new CA is not proved at {', '.join(unproved)}. Let these API servers accept it, and remove the"
-                f" addresses of machines that are gone. If the service does not reach them, run `{prove}`. Then run"
-                f" `{complete}`. No certificate of the old CA is valid."
+                f"The new CA is not proved at {', '.join(unproved)}. Let these API servers accept the new"
+                " CA, and remove the addresses of machines that are gone. If the service does not reach"
+                f" them, run `{prove}`. Then run `{complete}`. No certificate of the old CA is valid."
             )
             return text, (prove, complete)
         return f"Run `{complete}`. No certificate of the old CA is valid.", (complete,)

@@ -53,8 +53,8 @@ ManagedKubernetes = Literal["cce", "eks", "gke", "aks", "gardener"]
 """Managed Kubernetes that does not accept certificates of this service."""
 
 ProofOutcome = Literal["accepted", "refused", "failed"]
-"""How an API server treated a certificate of a client CA. `failed`: the API server did not authenticate it or was not
-reached, so nothing is proved."""
+"""How an API server treated a certificate of a client CA. `failed`: the API server did not
+authenticate the certificate or was not reached, so nothing is proved."""
 
 RefusalState = Literal["used", "refused", "expected", "only_writes", "none"]
 """What was seen of the refusal of a revoked credential; see `certificates.credential_end`."""

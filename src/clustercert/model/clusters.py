@@ -116,14 +116,18 @@ class ClusterOptions:
             name="webhook_mode",
         ),
     ] = "default"
-    exemptions: Annotated[tuple[str, ...], Property("Users and groups exempt from known-only.")] = (NODES,)
+    exemptions: Annotated[tuple[str, ...], Property("Users and groups exempt from the mode known-only.")] = (
+        NODES,
+    )
     pins: Annotated[
         tuple[str, ...],
         Property("Fingerprints of certificates with exempt names, which raise no alert."),
     ] = ()
     pin_components: Annotated[
         bool,
-        Property("Whether known-only denies certificates with exempt names that are not in pins."),
+        Property(
+            "Whether the mode known-only denies certificates with exempt names if pins lacks their fingerprints."
+        ),
     ] = False
     listed_masters: Annotated[
         tuple[str, ...], Property("Fingerprints of certificates in system:masters that raise no alert.")
@@ -176,7 +180,8 @@ class Registration:
         external_url: the public address of the API server; in CCE, the elastic IP address (EIP).
         san_urls: further addresses for which the API server's certificate is valid.
         api_servers: the address of each API server of a cluster that has several. A new client CA is proved at each of
-            these addresses before it signs. Empty: at `internal_url`, see also `ClusterOptions.discover_api_servers`.
+            these addresses before it signs. If empty, the CA is proved at `internal_url`; see also
+            `ClusterOptions.discover_api_servers`.
         server_ca_pem: one or more PEM blocks.
         signer: the name of the signer's entry point.
         version: the Kubernetes version; empty if it is not known.
@@ -211,7 +216,7 @@ class Cluster(Registration):
         id: a UUID.
         client_ca: the active client CA.
         project_name: the project's name; None if the name is not known, as in old events.
-        verified_at: when `clustercert kubernetes verify` last found no fault; None if it never did.
+        verified_at: the last time when `clustercert kubernetes verify` found no fault; None if there is no such time.
     """
 
     id: str

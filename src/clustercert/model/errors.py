@@ -138,7 +138,7 @@ class NoSuchRoute(NotFound, code="APIGW.0101"):
 
 
 class UnknownUser(NotFound):
-    """The service has never seen a user with this id, or the caller may not know whether it has."""
+    """The service has never seen a user with this id, or the caller may not know about this user."""
 
     def __init__(self, user_id: str) -> None:
         super().__init__(

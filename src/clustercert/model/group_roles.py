@@ -21,19 +21,20 @@ MAX_BINDINGS = 20
 """The maximum number of bindings of one credential."""
 
 CLUSTER_ADMIN = "cluster-admin"
-"""The ClusterRole that allows everything. Its holder can leave other ways into the cluster."""
+"""The ClusterRole that allows everything. A holder of this role can create access that no revocation ends."""
 
 Kind = Literal["ClusterRole", "Role"]
 
 _KINDS: Mapping[str, Kind] = {"clusterrole": "ClusterRole", "role": "Role"}
 _WORDS = {kind: word for word, kind in _KINDS.items()}
-# Kubernetes allows more characters in the names of roles, but no known role has them. An at sign would be ambiguous.
+# Kubernetes allows more characters in the names of roles, but no known role has such characters. An at sign would be
+# ambiguous.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,252}", re.ASCII)
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _SYSTEM = "system:"
 _RESERVED_PREFIXES = ("kube-", "openshift-")
 _RESERVED_NAMESPACES = frozenset({USERS_NAMESPACE, ACCESS_NAMESPACE})
-# In every cluster, these roles allow to start pods, to create tokens and to impersonate service accounts.
+# In every cluster, these roles allow their holders to start pods, create tokens and impersonate service accounts.
 _ONLY_IN_NAMESPACES = frozenset({"admin", "edit"})
 
 
@@ -115,8 +116,8 @@ def _parse_roles(group: str, texts: Sequence[str], allow_cluster_admin: bool) ->
     roles = tuple(sorted({RoleGrant.parse(text) for text in texts}))
     if len(roles) > MAX_BINDINGS:
         raise ValueError(
-            f"The group {group!r} has {len(roles)} roles, but a credential has at most {MAX_BINDINGS} bindings. Give "
-            "the group fewer roles."
+            f"The group {group!r} has {len(roles)} roles, but a credential can have at most {MAX_BINDINGS}"
+            " bindings. Give the group fewer roles."
         )
     for role in roles:
         if problem := _problem(role, allow_cluster_admin):
@@ -131,10 +132,13 @@ def _problem(role: RoleGrant, allow_cluster_admin: bool) -> str | None:
     if role.namespace in _RESERVED_NAMESPACES or role.namespace.startswith(_RESERVED_PREFIXES):
         return f"The namespace {role.namespace} belongs to the cluster or to clustercert. Name another namespace."
     if role.kind == "ClusterRole" and role.name == CLUSTER_ADMIN and not allow_cluster_admin:
-        return "Its holder can leave other ways into the cluster. Set allow_cluster_admin if you accept this."
+        return (
+            "A holder of this role can create access that no revocation ends. Set allow_cluster_admin if you"
+            " accept this."
+        )
     if role.kind == "ClusterRole" and not role.namespace and role.name in _ONLY_IN_NAMESPACES:
         return (
-            "In the whole cluster, its holder can act as any service account, and keep access after a revocation. Name "
-            f"a namespace: {role}@NAMESPACE."
+            "In the whole cluster, a holder of this role can act as any service account, and keep access"
+            f" after a revocation. Name a namespace: {role}@NAMESPACE."
         )
     return None

@@ -145,8 +145,8 @@ class IssuedToken:
         text: the token (JWT), a secret.
         jti: the token's id, a UUID with hyphens in lower case. kube-apiserver's credential id is `JTI=` and this id.
         account: the name of the service account in the namespace `clustercert-users`.
-        expires_at: when the token expires, whole seconds; at the earliest 10 minutes after it was created. The grant's
-            `not_after` may be earlier: then the service deletes the account at that time.
+        expires_at: when the token expires, whole seconds; at the earliest 10 minutes after it was created. If the
+            grant's `not_after` is earlier, the service deletes the account at `not_after`.
     """
 
     text: str = field(repr=False)
@@ -195,9 +195,9 @@ class CertificateRecord:
     """An issued certificate or token in the ledger. See `Grant`, `Caller` and `Issued` for other fields.
 
     Attributes:
-        fingerprint: 32 bytes; unique. Of a certificate: SHA-256 of `der`, called `X509SHA256` in kube-apiserver. Of a
-            token: SHA-256 of its jti.
-        serial: of a token: the hex digits of its jti.
+        fingerprint: 32 bytes; unique. For a certificate, the SHA-256 of `der`, called `X509SHA256` in kube-apiserver.
+            For a token, the SHA-256 of its jti.
+        serial: for a token, the hex digits of its jti.
         key_type: empty for a token, as is `der`.
         groups: the Kubernetes groups without the credential group.
         rule: the name of the matching policy rule; None for the service's own certificates.

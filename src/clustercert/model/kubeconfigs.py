@@ -30,7 +30,7 @@ class ClusterRef:
     """A cluster that a login can reach. `project`, `domain` and `cluster` are names.
 
     Attributes:
-        login: the user who was logged in, as DOMAIN/NAME. The profile can get the login of another user later.
+        login: the user who was logged in, as DOMAIN/NAME. Another user can log in with the same profile later.
     """
 
     profile: str

@@ -64,7 +64,7 @@ def authorization_url(
         state: binds the response to the request.
         nonce: binds the ID token to the request.
         verifier: proves to the token endpoint that this client made the request.
-        parameters: further parameters. They do not replace the others.
+        parameters: further parameters. These parameters do not replace the others.
     """
     query = {
         **parameters,
@@ -129,7 +129,7 @@ def wrong_authorized_party(claims: Mapping[str, object], client_id: str) -> Wron
 def wrong_events(claims: Mapping[str, object]) -> WrongClaim | None:
     """Return `events` if the token is a security event token, such as a logout token.
 
-    Some issuers give these the type of ID tokens. Source: RFC 8417 section 2.2.
+    Some issuers give such tokens the type of ID tokens. Source: RFC 8417 section 2.2.
     """
     if "events" not in claims:
         return None
@@ -145,7 +145,7 @@ def wrong_nonce(claims: Mapping[str, object], nonce: str) -> WrongClaim | None:
 
 
 def claimed_time(value: object) -> datetime:
-    """Return the time that a claim such as `exp` has. Raises ValueError if the value is not a time."""
+    """Return the time in a claim such as `exp`. Raises ValueError if the value is not a time."""
     # `datetime` does not support years after 9999.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LAST_YEAR_SECONDS:
         raise ValueError("not a number of seconds since 1970")

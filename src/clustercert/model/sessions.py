@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from clustercert.model.requests import AuthMethod
 
-# A session ends after this time without a request, and this time after its login.
+# A session ends after `IDLE_LIFETIME` without a request, and `LIFETIME` after its login.
 IDLE_LIFETIME = timedelta(hours=1)
 LIFETIME = timedelta(hours=12)
 # Actions with a great effect need a login that is at most this old.

@@ -1,4 +1,4 @@
-"""Messages about access requests, and the receiver that gets them by the webhook in the settings.
+"""Messages about access requests, and the webhook receiver that gets these messages.
 
 Source of the headers, the signature and the form of the body: the Standard Webhooks specification, version 1.0.0.
 """

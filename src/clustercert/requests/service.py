@@ -40,7 +40,7 @@ MAX_CREATED = 100
 CREATION_PERIOD = timedelta(days=1)
 ATTEMPTS = 3
 EXPIRED_AT_ONCE = 100
-# The pause before a request that could not be closed is closed again.
+# How long to wait before the next attempt to close a request.
 EXPIRY_RETRY = timedelta(minutes=1)
 
 logger = structlog.get_logger()
@@ -63,7 +63,7 @@ class AccessRequests:
     users: RequestUsers
     with_all_roles: Callable[[Caller], Awaitable[Caller]]
     now: Callable[[], datetime]
-    # When to close the requests again that could not be closed, by id.
+    # The times of the next attempts to close requests that could not be closed, by id.
     _retry_at: dict[str, datetime] = field(default_factory=dict)
 
     async def offers(self, caller: Caller, cluster_id: str) -> tuple[Cluster, tuple[PolicyRule, ...]]:
@@ -82,7 +82,7 @@ class AccessRequests:
         TooManyRequests.
 
         Args:
-            project_id: the project that the cluster must be in; None for any.
+            project_id: the project that the cluster must be in; None for any project.
         """
         cluster = await self._cluster(caller, cluster_id, project_id)
         now = self.now()
@@ -164,7 +164,7 @@ class AccessRequests:
         reason = checked_reason(reason)
         if request.user_id == caller.user.id:
             raise Forbidden("You can't decide your own request. Ask somebody else.")
-        # The roles of `everywhere` were read just now.
+        # Roles in `everywhere` are up to date; those of the token may have been removed meanwhile.
         met = self._met(caller, request) & self._met(everywhere, request)
         if not met and (approves or not operates(caller)):
             raise self._not_an_approver(everywhere, request)
@@ -202,7 +202,7 @@ class AccessRequests:
         return await self._changed(everywhere, request_id, steps.extend(duration, checked, now, caller.actor))
 
     async def end(self, caller: Caller, request_id: str, reason: str | None) -> SeenRequest:
-        """End a request, and revoke its certificates. Does nothing if it is closed. Raises NotFound or Forbidden."""
+        """End an open request, and revoke its certificates. Raises NotFound or Forbidden."""
         everywhere = await self.with_all_roles(caller)
         request = await self._visible(everywhere, request_id)
         now = self.now()
@@ -265,7 +265,7 @@ class AccessRequests:
         return len(due)
 
     async def _expire_open(self, user_id: str, cluster_id: str, now: datetime) -> None:
-        """Close the user's open request for a cluster if its time is over, because the periodic job may be late."""
+        """Close the user's open request for a cluster if the request's time is over: the periodic job may be late."""
         selected = RequestFilter(asked_by=user_id, cluster=cluster_id, state="open")
         for request in await self.queries.page(selected, limit=1):
             if request.lapsed(now) is not request:
@@ -306,7 +306,7 @@ class AccessRequests:
     async def _early_use_refusals(
         self, requests: Sequence[AccessRequest], now: datetime
     ) -> dict[str, EarlyUseRefusal]:
-        """Return why requests can't be used before their approval now, by id. Omits those that can, or never could."""
+        """Return why requests can't be used before their approval now, by id. Omits all other requests."""
         early = [each for each in requests if each.state == "pending" and each.before_approval]
         if not early:
             return {}
@@ -327,7 +327,7 @@ class AccessRequests:
         return rule.offer if rule is not None else None
 
     async def _visible(self, caller: Caller, request_id: str) -> AccessRequest:
-        """Return a request. Raises NotFound if there is none that the caller, who has all roles, may see."""
+        """Return a request. Raises NotFound if the caller, who has all roles, may see no such request."""
         selected = RequestFilter(visible_to=self._visibility(caller))
         request = await self.queries.find(request_id, selected) if is_id(request_id) else None
         if request is None:
@@ -361,7 +361,8 @@ class AccessRequests:
             )
         needed = "; ".join(request.conditions)
         return Forbidden(
-            f"You can't decide about this request. Its approvers need a role in the project, and: {needed}."
+            "You can't decide about this request. Approvers need a role in the project, and must meet a"
+            f" condition: {needed}."
             if needed
             else "You can't decide about this request, because it needs no approval."
         )
@@ -369,7 +370,7 @@ class AccessRequests:
     def _refusal(self, request: AccessRequest, now: datetime) -> str | None:
         """Return why the policy would refuse every certificate of this request.
 
-        None if it would not, or if the request can't be used now.
+        Returns None if the policy would not refuse, or if the request can't be used now.
         """
         access = request.access(now)
         return self.policy.access_refusal(access) if access is not None else None

@@ -70,7 +70,7 @@ def event(
 def _actor_name(request: AccessRequest, actor: Actor, decision: AccessDecision | None) -> str:
     if decision is not None:
         return decision.by_name
-    # Nobody else makes other changes, except closing the request.
+    # Apart from decisions, other users can only close the request.
     return request.user_name if actor.id == request.user_id else request.closed_by or actor.id
 
 
@@ -92,10 +92,10 @@ def lapse(now: datetime) -> Callable[[AccessRequest], StepResult | None]:
 
 
 def claim(now: datetime, actor: Actor, limit: Callable[[AccessRequest], int]) -> ClaimStep:
-    """Return the step that a certificate of the request makes: the first one starts the clock. Raises Conflict.
+    """Return the step for a certificate of the request: the first certificate starts the clock. Raises Conflict.
 
     Args:
-        limit: returns the greatest number of uses before an approval; see `AccessRequest.early_use_refusal`.
+        limit: returns the maximum number of uses before an approval; see `AccessRequest.early_use_refusal`.
     """
 
     def step(request: AccessRequest, others: Sequence[AccessRequest]) -> StepResult | None:

@@ -26,7 +26,7 @@ class NewRequest:
     """What a user asks for.
 
     Attributes:
-        rule: the name of the rule that offers the groups; None if only one rule does.
+        rule: the name of the rule that offers the groups; None if only one rule offers these groups.
         ticket: the name of a ticket in another system.
     """
 
@@ -86,7 +86,7 @@ def checked_terms(rule: str, offer: Offer, duration: timedelta, reason: str) -> 
     if duration > offer.max_lifetime:
         raise Forbidden(
             f"The requested time ({lifetime_text(duration)}) exceeds the limit of rule {rule}"
-            f" ({lifetime_text(offer.max_lifetime)}). Ask for less."
+            f" ({lifetime_text(offer.max_lifetime)}). Ask for less time."
         )
     checked = checked_reason(reason)
     if checked is None or len(checked) < offer.min_reason_length:

@@ -18,13 +18,13 @@ class SeenRequest:
     """An access request as one caller sees it.
 
     Attributes:
-        request: the request as the time has changed it.
+        request: the request after `AccessRequest.lapsed`.
         may: what the caller may do now.
         is_usable: whether a certificate can be issued now, in the request's state. The policy may refuse it.
         certificates: the number of valid certificates of the request.
-        refusal: why the present policy refuses each certificate of the request; None if it does not, or if the request
-            can't be used in its state.
-        early_use_refusal: why the request can't be used before its approval now; None if it can, or never could.
+        refusal: why the present policy refuses each certificate of the request; None if the policy refuses none, or if
+            the request can't be used in its state.
+        early_use_refusal: see `AccessRequest.early_use_refusal`.
         is_user_entitled: whether the user still meets the conditions of the rule; None if unknown, see `RequestUsers`.
     """
 
@@ -79,7 +79,7 @@ def possible_steps(
     """Return what the caller may do with a request.
 
     Args:
-        request: the request as the time has changed it.
+        request: the request after `AccessRequest.lapsed`.
         met: the clauses of the approval conditions that the caller meets now.
         is_refused: whether the policy refuses each certificate of the request now.
     """
@@ -99,9 +99,9 @@ def possible_steps(
 
 
 def next_step(request: AccessRequest, early_use_refusal: EarlyUseRefusal | None = None) -> str:
-    """Return what happens next, and who can make it happen. `request` is as the time has changed it.
+    """Return what happens next, and who can make it happen. `request` is the result of `AccessRequest.lapsed`.
 
-    The sentence has no times, because readers want them relative to now, too: see `AccessRequest.due_at`.
+    The sentence contains no times, because readers also want times relative to now: see `AccessRequest.due_at`.
     """
     match request.state:
         case "pending":
@@ -109,8 +109,8 @@ def next_step(request: AccessRequest, early_use_refusal: EarlyUseRefusal | None 
         case "approved":
             duration = lifetime_text(request.duration)
             return (
-                f"The access can be used: {duration} from the first certificate."
-                " If it is not used in time, it expires."
+                f"The access can be used for {duration} from the first certificate. Access that is not used"
+                " in time expires."
             )
         case "active":
             return _next_of_active(request)
@@ -126,8 +126,8 @@ def _next_of_pending(request: AccessRequest, early_use_refusal: EarlyUseRefusal 
         return f"The access can't be used before the approval. {early_use_refusal.why} {waits} it expires."
     duration = lifetime_text(request.duration)
     return (
-        f"The access can be used now, before the approval: {duration} from the first certificate. {waits} the access"
-        " ends."
+        f"The access can be used now, before the approval, for {duration} from the first certificate."
+        f" {waits} the access ends."
     )
 
 
@@ -170,7 +170,8 @@ def _end(request: AccessRequest) -> str:
     by = f" by {request.closed_by}" if request.closed_by is not None else ""
     why = f": {request.closed_why}" if request.closed_why is not None else ""
     decide = (
-        f" This use before the approval waits for {_missing(request)}. An approval does not give the access again, but"
-        " the user can use such access again before an approval. A denial forbids this for a day."
+        f" This use before the approval waits for {_missing(request)}. An approval does not give the access"
+        " again, but the user may use such access again before an approval. A denial forbids such use for a"
+        " day."
     )
     return f"{how}{by}{why}.{decide if request.open_part is not None else ''}"

@@ -177,8 +177,8 @@ class CaRotationChanged(AuditEvent):
         old_signer, new_signer: the signers that have the keys of the two CAs.
         addresses: the API servers that were proved, or whose proof was lost.
         forced: whether completion was requested while certificates of the old CA were valid.
-        holders: how many certificates of the old CA were valid when completion was requested, or of the new CA when the
-            rotation was aborted.
+        holders: the number of valid certificates: of the old CA when completion was requested, or of the new CA when
+            the rotation was aborted.
         problem: why the proof was lost.
     """
 

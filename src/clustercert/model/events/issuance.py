@@ -120,15 +120,15 @@ class EventCluster(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateIssued(AuditEvent):
-    """A certificate or a token was issued. The event's subject is its fingerprint; see `CertificateRecord`.
+    """A certificate or a token was issued. The subject is the credential's fingerprint; see `CertificateRecord`.
 
     Attributes:
         credential_number: 40 lower-case hex digits; `serial` is lower-case hex too.
         organizations: the O attributes of the subject, in order. For a token: the groups whose roles are bound.
-        credential_kind: whether it is a certificate or a token.
+        credential_kind: whether the credential is a certificate or a token.
         account: the service account of a token; None for a certificate.
         rule: the first matching policy rule or, with per-credential RBAC, the rule whose ClusterRole is bound to the
-            certificate; None for the service's own certificates. The trace has all matching rules.
+            certificate; None for the service's own certificates. The trace contains all matching rules.
         trace: the policy's decision trace. Rules that did not match are in the trace only if the caller may see them.
         access_request: the requested access that gives some of the groups; None without an access request.
     """

@@ -9,7 +9,7 @@ CLUSTER_ACTOR = "cluster:"
 _FINGERPRINT_DIGITS = 64
 # The number of fingerprint digits to show: enough for `certificate show` to find the certificate.
 _SHOWN_DIGITS = 16
-# The number of digits shown of other ids.
+# The number of digits to show of other ids.
 _SHOWN_ID_DIGITS = 8
 
 
@@ -29,7 +29,7 @@ def shown_name(text: str, names: Mapping[str, str], longest: int | None = None) 
 
 
 def subject_name(subject: str, detail: object, names: Mapping[str, str], longest: int | None = None) -> str:
-    """Return the name of an event's subject. An object that does not exist any more has only the name in `detail`."""
+    """Return the name of an event's subject. For an object that is gone, only `detail` contains a name."""
     name = detail.get("name") if isinstance(detail, dict) else None
     if subject not in names and isinstance(name, str) and name:
         return name

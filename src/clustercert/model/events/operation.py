@@ -121,7 +121,7 @@ class IssuersLoaded(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialSeen(AuditEvent):
-    """An API server saw a certificate that is not in the ledger, is in `system:masters`, or is new with exempt names.
+    """An API server saw a certificate that is not in the ledger, is in `system:masters`, or is new and exempt.
 
     Attributes:
         reported_by: `webhook`, `audit-events` or `import-audit-log`.
@@ -254,7 +254,7 @@ class EnforcementOverflowed(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterTokensStopped(AuditEvent):
-    """A look at a cluster found a reason to issue no tokens for it. Revoking goes on. The subject is the cluster's id.
+    """A look at a cluster found a reason to issue no tokens there. Revoking goes on. The subject is the cluster's id.
 
     Attributes:
         problem: what is wrong, and what the operator does.
@@ -266,7 +266,7 @@ class ClusterTokensStopped(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterTokensResumed(AuditEvent):
-    """A look at a cluster found no reason any more to issue no tokens for it. The subject is the cluster's id."""
+    """A look at a cluster found that the reason to issue no tokens is gone. The subject is the cluster's id."""
 
     kind: Literal["cluster_tokens.resumed"] = "cluster_tokens.resumed"
 
@@ -275,8 +275,8 @@ class ClusterTokensResumed(AuditEvent):
 class ClusterTokensForeign(AuditEvent):
     """A cluster has objects that this service did not create, but that affect the accounts of credentials.
 
-    They lie in the namespace of these accounts, or give them rights. The service does not change them. Recorded once
-    for each change. The subject is the cluster's id.
+    These objects lie in the namespace of the accounts, or give rights to the accounts. The service does not change
+    these objects. Recorded once for each change. The subject is the cluster's id.
 
     Attributes:
         objects: kind, namespace and name of each object; at most 100.
@@ -290,7 +290,8 @@ class ClusterTokensForeign(AuditEvent):
 class ClusterTokensUnknown(AuditEvent):
     """So many credentials of a cluster are not in the ledger that the database may be an old copy.
 
-    The service deletes none of these credentials until an operator confirms it. The subject is the cluster's id.
+    The service deletes none of these credentials until an operator confirms the deletion. The subject is the cluster's
+    id.
 
     Attributes:
         unknown: number of credentials in the cluster that are not in the ledger.

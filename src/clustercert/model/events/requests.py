@@ -25,13 +25,13 @@ class AccessRequestChanged(AuditEvent):
         user_id, user_name: who asked for the access.
         groups: the requested Kubernetes groups.
         rule: the policy rule that offers the groups.
-        duration: how long the access lasts, or how much longer with an extension; seconds.
+        duration: how long the access lasts, or the additional time of an extension; seconds.
         reason: why the actor made the change; None if no reason was given.
         conditions: the conditions for the approvers when the request was created or decided.
         met: the conditions that the approver met.
         is_approved: whether the approvals are complete. False in `access_request.started`: the access is used before
             the approval.
-        until: until when the present state lasts, RFC 3339; None if the request is closed.
+        until: the end of the present state, RFC 3339; None if the request is closed.
         certificates: how many certificates the change revoked.
     """
 
