@@ -121,7 +121,7 @@ def test_a_role_that_has_no_effect_is_assigned_with_a_warning(administration: Ad
     for path, warning in (
         (
             f"{project}/{role}/users/{user}",
-            '299 - "No policy rule names this role, so it grants no certificates."',
+            '299 - "No policy rule names this role, so the role grants no certificates."',
         ),
         (
             f"/assignments/{role}/users/{user}",

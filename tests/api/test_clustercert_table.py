@@ -373,7 +373,7 @@ CONTENT_ENCODINGS = (
             CONTENT_ENCODING,
             _fixed(gzip.compress(b'{"duration": 30}')),
             content_encoding=refused,
-            says="Send the body without it.",
+            says="Send the body without this header.",
         )
         for refused in ("gzip", "deflate", "br", "zstd", "identity, gzip", "GZIP")
     ),

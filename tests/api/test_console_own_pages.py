@@ -208,7 +208,7 @@ def test_a_person_revokes_one_certificate_and_others_stay(site: Site) -> None:
     assert site.state(first) == "live"
     text = shown(browser.follow(browser.post(page, reason="keyCompromise")))
     assert "The certificate is revoked." in text
-    assert "accepts the certificate until it expires" in text
+    assert "accepts this certificate until the certificate expires" in text
     assert first[:16] not in text
     assert second[:16] in text
     assert (site.state(first), site.state(second)) == ("revoked", "live")
@@ -220,9 +220,15 @@ def test_a_person_revokes_one_certificate_and_others_stay(site: Site) -> None:
 @pytest.mark.parametrize(
     ("refuses", "sentence"),
     [
-        ("all", "Its cluster refuses it within seconds."),
-        ("writes", "Its cluster refuses writes with it within seconds, and accepts reads until it expires."),
-        ("none", "Its cluster has no fast control, so it accepts the certificate until it expires."),
+        ("all", "The cluster refuses this certificate within seconds."),
+        (
+            "writes",
+            "The cluster refuses writes with this certificate within seconds, and accepts reads until the expiry.",
+        ),
+        (
+            "none",
+            "The cluster has no fast control, and accepts this certificate until the certificate expires.",
+        ),
         (None, "The cluster was removed from this service."),
     ],
 )

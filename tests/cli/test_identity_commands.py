@@ -334,7 +334,7 @@ def test_assigning_a_role_without_a_rule_prints_a_note(operator: Operator) -> No
     operator.output("user", "create", "bob", "--no-password")
     to_bob = ("--user", "bob", "--project", "eu-de")
     operator.output("role", "create", "inspector")
-    assert "so it grants no certificates" in operator.run("role", "assign", "inspector", *to_bob).err
+    assert "so the role grants no certificates" in operator.run("role", "assign", "inspector", *to_bob).err
     in_service = operator.run("role", "assign", "inspector", "--user", "bob", "--service").err
     assert "Only the roles operator and auditor have rights in the whole service." in in_service
     assert "grants no certificates" not in operator.run("role", "assign", "admin", *to_bob).err

@@ -151,7 +151,9 @@ def test_the_life_of_a_role_and_its_assignments(root: RemoteUser, events: list[s
     assert [each["role"] for each in everywhere] == ["operator", "remote-role"]
     assert all(each in root.output_json("role", "list") for each in everywhere)
     root.output("role", "unassign", "remote-role", *to_root)
-    assert "is not assigned there" in root.failure(5, "role", "unassign", "remote-role", *to_root)
+    assert "is not assigned to this user or group" in root.failure(
+        5, "role", "unassign", "remote-role", *to_root
+    )
     root.output("role", "delete", "remote-role", "--yes")
     events += ["role.created", "role.assigned", "role.unassigned", "role.removed"]
 

@@ -76,6 +76,7 @@ MAX_CREDENTIAL_ROLES = 64
 
 # The CCE API reference, "Creating a Cluster", requires names of 4 to 128 lower-case letters, digits and hyphens that
 # begin with a letter. This pattern also allows other names, because existing clusters may have them.
+MAX_NAME = 128
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 # Matches ids, with and without hyphens. A name must not look like an id, because commands and policy rules accept a
 # cluster's name or id.
@@ -184,7 +185,8 @@ def _check(registration: Registration) -> None:
     """Raise InvalidRequest if a value of the registration is invalid. Does not check the CAs and the options."""
     if not _NAME.fullmatch(registration.name):
         raise InvalidRequest(
-            "name: a cluster's name must have 1 to 128 letters, digits, dots, hyphens or underscores."
+            f"name: {registration.name[:MAX_NAME]!r} can't name a cluster. Write 1 to {MAX_NAME} letters, digits,"
+            " dots, hyphens or underscores. Begin and end with a letter or digit."
         )
     if len(registration.san_urls) > MAX_SAN_URLS:
         raise InvalidRequest(f"san_urls: a cluster can have at most {MAX_SAN_URLS} additional addresses.")

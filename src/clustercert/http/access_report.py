@@ -27,12 +27,14 @@ from clustercert.model.choices import CredentialKind, RefusalState
 router = APIRouter(tags=["Inventory"])
 
 REFUSES = (
-    "Which requests with revoked certificates the API server refuses: all, only those with certificates that have a"
-    " binding, only those that write, or none."
+    "Which requests with revoked certificates the API server refuses. `bound`: only if the certificate has"
+    " a binding. `writes`: only requests that write."
 )
 WITHIN_SECONDS = (
-    "How long after a revocation the API server should refuse these requests: with the webhook, a second more than the"
-    " cluster's `unauthorized_ttl_seconds`; with the other controls, while this service reaches the API server. Null if"
+    "How long after a revocation the API server should refuse these requests: with the webhook, a second"
+    " more than the"
+    " cluster's `unauthorized_ttl_seconds`; with the other controls, while this service reaches the API"
+    " server. Null if"
     " the API server refuses none."
 )
 
@@ -57,8 +59,10 @@ class CredentialBody(ResponseBody):
     refusal: RefusalState | None = Field(
         validation_alias=AliasPath("end", "refusal"),
         description="What was seen of the refusal; null if the certificate is not revoked. `used`: an API server"
-        " allowed a request after the revocation. `refused`: the webhook told the API server to refuse a request."
-        " `expected`: a control should stop the certificate, but nothing was seen yet. `only_writes`: the same for"
+        " allowed a request after the revocation. `refused`: the webhook told the API server to refuse a"
+        " request."
+        " `expected`: a control should stop the certificate, but nothing was seen yet. `only_writes`: the"
+        " same for"
         " writes, and the API server accepts reads. `none`: nothing stops the certificate before it expires.",
     )
     refused_at: Time | None = Field(validation_alias=AliasPath("end", "refused_at"), description=REFUSED_AT)
@@ -68,7 +72,7 @@ class CredentialBody(ResponseBody):
     )
     groups: list[str] = Field(
         description="The certificate's groups without the credential group, plus system:authenticated. For a"
-        " token: the groups whose roles in the cluster the token has."
+        " token, the groups whose roles the token has in the cluster."
     )
     cluster_role: str | None = Field(
         description="The role bound to the credential group, if the certificate has no other group."
@@ -112,7 +116,7 @@ class UsedCredentialBody(CredentialBody):
 
 
 class UserAccessBody(ResponseBody):
-    """A user and their unexpired certificates, the longest-lived first."""
+    """A user and their unexpired certificates, latest expiry first."""
 
     user_id: str = Field(validation_alias=AliasPath("totals", "user_id"))
     user_name: str = Field(validation_alias=AliasPath("totals", "user_name"))
@@ -135,7 +139,7 @@ class UserAccessBody(ResponseBody):
     first_seen_at: Time | None = Field(validation_alias=AliasPath("totals", "first_seen_at"))
     last_seen_at: Time | None = Field(validation_alias=AliasPath("totals", "last_seen_at"))
     credentials: list[CredentialBody] = Field(
-        description="The 10 longest-lived certificates; 1,000 with the parameter `user`."
+        description="The 10 certificates that expire last; 1,000 with the parameter `user`."
     )
 
 
@@ -179,7 +183,7 @@ class UnknownBody(ResponseBody):
     )
     hashes: int = Field(
         validation_alias=AliasPath("identity", "hashes"),
-        description="How many different certificates, or encodings of them, were seen.",
+        description="How many different certificates, or encodings of certificates, were seen.",
     )
     username: str = Field(validation_alias=AliasPath("identity", "username"))
     groups: list[str] = Field(validation_alias=AliasPath("identity", "groups"))
@@ -192,8 +196,9 @@ class ControlBody(ResponseBody):
 
     name: str
     set_up: bool = Field(
-        description="Whether this service is configured to use the control. For the webhook, the API server must also"
-        " have called it within the last day. `clustercert kubernetes verify` tests that the control works."
+        description="Whether this service is configured to use the control. For the webhook, the API server"
+        " must also have called the webhook within the last day. `clustercert kubernetes verify` tests"
+        " that the control works."
     )
     lacking: str | None = Field(
         description="Missing parts of the control's set-up; null if no part is known to be missing."
@@ -209,8 +214,8 @@ class AccessBody(ResponseBody):
     cluster_name: str = Field(validation_alias=AliasPath("cluster", "name"))
     at: Time
     complete: bool = Field(
-        description="False if a user on this page has more certificates than are listed, or if only the 100,000"
-        " longest-lived certificates are counted."
+        description="False if a user on this page has more certificates than are listed, or if only the"
+        " 100,000 certificates that expire last are counted."
     )
     totals: AccessTotalsBody
     verifications: int = Field(
@@ -226,7 +231,7 @@ class AccessBody(ResponseBody):
         description="The groups in certificates that give access: the 500 groups with the most certificates."
     )
     used_after_revocation: list[UsedCredentialBody] = Field(
-        description="Certificates that were used after their revocation, the last use first; at most 100. The filters"
+        description="Certificates that were used after their revocation, latest use first; at most 100. The filters"
         " `group` and `search` do not apply."
     )
     unknown_credentials: list[UnknownBody] = Field(validation_alias="unknown")
@@ -282,7 +287,7 @@ async def show_access(
 
 
 async def _with_names(call: Call, report: AccessReport) -> AccessReport:
-    """Add the domains of the users, and the names of those who revoked certificates."""
+    """Add the domains of the users, and the names of the users who revoked certificates."""
     credentials = [each for user in report.users for each in user.credentials] + list(
         report.used_after_revocation
     )

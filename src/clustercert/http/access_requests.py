@@ -41,7 +41,9 @@ _REASON_LIMITS: JsonDict = {"minLength": 1, "maxLength": MAX_REASON}
 class NewAccessRequest(RequestBody):
     """The body of a new access request. Null counts as absent."""
 
-    project_id: str | None = Field(default=None, description="The cluster's project; checked if it is sent.")
+    project_id: str | None = Field(
+        default=None, description="The project that the cluster must be in. By default, any project."
+    )
     cluster_id: str
     groups: list[str] = Field(
         description="The Kubernetes groups; one policy rule must offer all of them.",
@@ -56,8 +58,8 @@ class NewAccessRequest(RequestBody):
         json_schema_extra=LIFETIME_LIMITS,
     )
     reason: str = Field(
-        description="Why the access is needed. Approvers see it, and the audit log records it; no control or"
-        " bidirectional characters.",
+        description="Why the access is needed; for approvers and the audit log. No control or bidirectional"
+        " characters.",
         json_schema_extra=_REASON_LIMITS,
     )
     ticket: str | None = Field(
@@ -75,7 +77,7 @@ class AccessRequestDecision(RequestBody):
     """The body of a decision about an access request."""
 
     reason: str = Field(
-        description="Why; the audit log records it. No control or bidirectional characters.",
+        description="The reason, for the audit log. No control or bidirectional characters.",
         json_schema_extra=_REASON_LIMITS,
     )
     part: AccessRequestPart | None = Field(
@@ -102,7 +104,7 @@ class AccessRequestEnd(RequestBody):
 
     reason: str | None = Field(
         default=None,
-        description="Why; the audit log records it. No control or bidirectional characters.",
+        description="The reason, for the audit log. No control or bidirectional characters.",
         json_schema_extra={"maxLength": MAX_REASON},
     )
 
@@ -121,9 +123,9 @@ class ProjectBody(NamedBody):
 
 
 class ApprovalConditionBody(ResponseBody):
-    """A condition that needs an approver of its own."""
+    """A condition that needs a separate approver."""
 
-    condition: str = Field(description="What the approver must be, such as `role is admin`.")
+    condition: str = Field(description="The condition in words, such as `role is admin`.")
     approved_by: str | None = Field(
         description="The approver's name with the domain; null if the approval is missing."
     )
@@ -154,7 +156,8 @@ class AccessRequestBody(ResponseBody):
     id: str
     state: AccessRequestState = Field(
         description="`pending`: waits for approvals, not used. `approved`: not used yet. `active`: certificates were"
-        " issued. `denied`. `expired`: not approved or not used in time. `ended`: ended early. `finished`: its"
+        " issued. `denied`. `expired`: not approved or not used in time. `ended`: ended early. `finished`:"
+        " its"
         " time was over."
     )
     label: str = Field(description="The state in a few words, such as `active, not approved`.")
@@ -162,22 +165,23 @@ class AccessRequestBody(ResponseBody):
         description="How urgent the state is for the user and the approvers. `plain`: nothing needs to be done."
     )
     due_at: Time | None = Field(
-        description="When the request expires, ends or finishes if nobody does anything; null if it is closed."
+        description="When the request expires, ends or finishes if nobody does anything; null for a closed request."
     )
     next: str = Field(description="What happens next, and who can make it happen. The sentence has no times.")
     next_use_at: Time | None = Field(
-        description="If the user has no use before an approval left, or such access was denied within the last 24"
-        " hours: the time from which the access can be used before its approval. Else null."
+        description="The time from which the access can be used before its approval, if the limit of such"
+        " uses is reached, or such access was denied within the last 24 hours. Else null."
     )
     usable: bool = Field(
         description="Whether a certificate can be issued in the request's state. See also `refusal`."
     )
     cluster: NamedBody
     project: ProjectBody
-    user: NamedBody = Field(description="Who asks for the access; the name with the domain.")
+    user: NamedBody = Field(description="The user who asks for the access; the name with the domain.")
     user_entitled: bool | None = Field(
         description="Whether the user's present roles and groups still meet the conditions of the rule. Null if"
-        " this is unknown: for users of OIDC issuers and Keystone, whose roles the service learns only from their"
+        " this is unknown: for users of OIDC issuers and Keystone, whose roles the service learns only from"
+        " their"
         " own requests, and for closed requests and removed clusters."
     )
     groups: list[str]
@@ -198,7 +202,7 @@ class AccessRequestBody(ResponseBody):
     ends_at: Time | None = Field(description="The end of the access; null before the first certificate.")
     closed_at: Time | None
     closed_by: str | None = Field(
-        description="The name of the user who denied or ended the request; null if it ended by itself."
+        description="The name of the user who denied or ended the request; null if the request ended by itself."
     )
     closed_why: str | None
     approvals_given: int = Field(description="How many of the conditions have an approver.")
@@ -215,7 +219,7 @@ class AccessRequestBody(ResponseBody):
     certificates: int = Field(description="The number of valid certificates of the request.")
     refusal: str | None = Field(
         description="Why the present policy refuses new certificates of the request, although the request's state"
-        " allows new certificates; null if the policy does not refuse them."
+        " allows new certificates; null if the policy does not refuse new certificates."
     )
 
 
@@ -343,7 +347,7 @@ async def approve_access_request(call: CallDep, access_request_id: str) -> Respo
 
     Access that was used before the approval can also be approved after its end. This does not give the access again.
     The caller must meet one of the request's conditions, with the roles in the cluster's project. Nobody can approve
-    their own request. If the caller has approved it before, changes nothing.
+    their own request. If the caller has already approved the request, changes nothing.
     """
     return await _decide(call, access_request_id, approves=True)
 
@@ -404,7 +408,7 @@ async def list_offers(call: CallDep, cluster_id: str) -> Response:
 async def _decide(call: Call, request_id: str, *, approves: bool) -> Response:
     body = _body(call, AccessRequestDecision)
     if not body.reason.strip():
-        raise InvalidRequest("reason: write why.")
+        raise InvalidRequest("reason: write why you approve or deny the request.")
     decided = await call.services.requests.decide(
         call.caller, request_id, approves=approves, reason=body.reason, part=body.part
     )

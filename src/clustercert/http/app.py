@@ -104,9 +104,9 @@ def new_app(
         "This process answers API servers only. Send other requests to the API's address."
     )
     if role != "webhook":
-        app.state.no_path_advice = "See the documentation for its paths."
+        app.state.no_path_advice = "The documentation lists all paths."
         if documentation:
-            app.state.no_path_advice = "See /docs for its paths."
+            app.state.no_path_advice = "The page /docs lists all paths."
             operations.add_documentation(app)
         if console:
             # Imported only here, because most services have no console.

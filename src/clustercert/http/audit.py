@@ -39,7 +39,7 @@ FIELDS = ("at", "kind", "version", "project_id", "actor", "subject", "source", "
 
 
 def _mentioned_id(text: str) -> str:
-    """Return an id. Shorter texts occur by chance in events about other objects."""
+    """Return the id. Raises ValueError for shorter texts, which occur by chance in events about other objects."""
     if not is_long_id(text):
         raise ValueError("must be an id: 32 or 64 lower-case hex digits, or a UUID")
     return text
@@ -121,7 +121,8 @@ class EventListBody(BaseModel):
     names: Names
     verifications: list[int] = Field(
         description="The leaf indexes of the events in this page that `clustercert kubernetes verify` caused by"
-        " issuing, altering and revoking its own certificates. Events about certificates that were deleted from"
+        " issuing, altering and revoking its own certificates. Events about certificates that were deleted"
+        " from"
         " the ledger are not included."
     )
     next: str | None = Field(
@@ -398,6 +399,7 @@ def _leaf_index(text: str) -> int:
     return row_number(
         text,
         NotFound(
-            "There is no such event. Check the leaf index. The event may have been deleted, or may not be sealed yet."
+            "There is no such event. Check the leaf index. The event may have been deleted, or may not be"
+            " sealed yet."
         ),
     )

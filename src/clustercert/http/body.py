@@ -81,12 +81,12 @@ async def received(request: Request, seconds: float, limit: int) -> bytes:
 
 
 def _refuse_content_coding(request: Request) -> None:
-    """Raise UnsupportedEncoding if the body is not sent as it is. Source: RFC 9110, sections 8.4 and 15.5.16."""
+    """Raise UnsupportedEncoding if the body has a content coding. Source: RFC 9110, sections 8.4 and 15.5.16."""
     sent = [value.strip().lower() for name, value in request.scope["headers"] if name == b"content-encoding"]
     if sent not in ([], [b"identity"], [b""]):
         raise UnsupportedEncoding(
-            "The request's body has a Content-Encoding, such as gzip, which this service does not support. Send the "
-            "body without it."
+            "The request's body has a Content-Encoding, such as gzip, which this service does not support."
+            " Send the body without this header."
         )
 
 
@@ -103,7 +103,7 @@ async def beginning(request: Request, seconds: float, limit: int) -> bytes:
                 body += _chunk(message)
                 more = message.get("more_body", False)
     except TimeoutError as error:
-        raise RequestTimeout("The request's body did not arrive in time. Send it again.") from error
+        raise RequestTimeout("The request's body did not arrive in time. Send the request again.") from error
     return bytes(body)
 
 

@@ -44,7 +44,8 @@ ClusterFilterDep = Annotated[
 
 
 USED_AFTER_REVOCATION = (
-    "When an API server last allowed a request with the certificate after its revocation; updated at most once a"
+    "When an API server last allowed a request with the certificate after its revocation; updated at most"
+    " once a"
     " minute."
 )
 REFUSED_AT = (
@@ -62,7 +63,7 @@ class CertificateBody(ResponseBody):
     fingerprint: Hex = Field(
         description="SHA-256 of the DER, lower-case hex. kube-apiserver calls it X509SHA256."
     )
-    serial: str = Field(description="Lower-case hex; of a token, the hex digits of its jti.")
+    serial: str = Field(description="Lower-case hex; for a token, the hex digits of its jti.")
     credential_number: str = Field(
         description="40 hex digits, which are part of the certificate's credential group."
     )
@@ -94,7 +95,9 @@ class CertificateBody(ResponseBody):
     )
     not_before: Time
     not_after: Time
-    kind: CredentialKind = Field(description="Whether it is a certificate, or a token of a service account.")
+    kind: CredentialKind = Field(
+        description="Whether the credential is a certificate, or a token of a service account."
+    )
     key_type: str = Field(description="Empty for a token.")
     key_origin: KeyOrigin
     auth_method: str

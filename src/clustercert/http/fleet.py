@@ -31,7 +31,8 @@ class HoldersBody(ResponseBody):
     people: int = Field(description="Users with a live certificate that they got after a login.")
     machines: int = Field(
         description="Users with a live certificate that they got with an access key, an application credential of"
-        " Keystone, or a token of an issuer with the preset `kubernetes`, `github` or `gitlab`. Machines of other"
+        " Keystone, or a token of an issuer with the preset `kubernetes`, `github` or `gitlab`. Machines of"
+        " other"
         " issuers count as people."
     )
 
@@ -79,7 +80,7 @@ class EnforcementBody(BaseModel):
     unverified: int = Field(
         default=0,
         description=f"`clustercert kubernetes verify` has found no fault, but not within {VERIFICATION_COUNTS.days}"
-        " days, or it was never run.",
+        " days, or nobody has run this command.",
     )
     verified: int = 0
 
@@ -112,8 +113,8 @@ class OverviewBody(BaseModel):
     )
     holders: HoldersBody
     certificates: int = Field(
-        description="Live certificates, without those of the service itself. In the counts of project admins, also"
-        " without those for removed clusters."
+        description="Live certificates, except the service's own. The counts of project admins also omit"
+        " certificates for removed clusters."
     )
     access_requests: OpenRequestsBody
     unknown: UnknownCountsBody
@@ -137,7 +138,7 @@ class FleetBody(BaseModel):
     enforcement: EnforcementBody
     versions: dict[str, int] = Field(
         description=f"The number of clusters by registered Kubernetes version; the {MAX_VERSIONS} most frequent"
-        " versions. The empty version is that of clusters without one."
+        " versions. The empty version stands for clusters without a version."
     )
     ended_client_cas: int = Field(description="Client CAs in use that have ended.")
 
@@ -168,7 +169,7 @@ class FleetClusterBody(ResponseBody):
     rotation_problem: str | None = Field(
         validation_alias="problem", description="Why the last attempt to advance the rotation failed."
     )
-    certificates: int = Field(description="Live certificates, without those of the service itself.")
+    certificates: int = Field(description="Live certificates, except the service's own.")
     unknown: int = Field(
         description="User names with groups in client certificates that this service did not issue, as the API server"
         " reported them."

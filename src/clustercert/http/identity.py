@@ -95,7 +95,7 @@ class RoleRuleBody(ResponseBody):
 
     role: str
     projects: list[str] | None = Field(
-        description="Null for all projects in which the issuer's users can have roles."
+        description="Null means all projects in which the issuer's users can have roles."
     )
     service: bool
     unmet: list[CheckBody] = Field(description="The conditions that the user does not meet.")
@@ -309,8 +309,8 @@ def _ca_pem(file: Path | None) -> str | None:
 async def show_caller(call: CallDep) -> Response:
     """Show who the caller is, and the enabled projects in which they have a role, whatever the token's scope.
 
-    Meant for clients with an access key, because the key does not say which user it belongs to. Also meant for clients
-    of a service without the built-in identity service.
+    For clients with an access key, because the key does not reveal its user, and for clients of a service without the
+    built-in identity service.
     """
     projects = await call.services.identity.projects_of(call.caller)
     caller = await call.services.identity.with_all_roles(call.caller)

@@ -80,12 +80,15 @@ async def show_kubeconfig(
     projects = None if reads_everything(caller) else caller.roles.keys()
     found = await services.clusters.queries.reachable(cluster_id, projects)
     if found is None or (project := found.project_name) is None:
-        raise NotFound("There is no such cluster, or you have no role in its project. Check its id.")
+        raise NotFound(
+            "There is no such cluster, or you have no role in its project. Check the cluster's id."
+        )
     addresses = cluster_addresses(found.internal_url, found.external_url, found.server_ca_pem)
     address = first_address(addresses, VERIFIED)
     if address is None:
         raise Conflict(
-            "The cluster has no address whose certificate kubectl can check. `clustercert kubeconfig merge --insecure`"
+            "The cluster has no address whose certificate kubectl can check. `clustercert kubeconfig merge"
+            " --insecure`"
             " skips the check, if the network is protected in another way."
         )
     ref = ClusterRef(

@@ -47,10 +47,10 @@ MAX_IN_FLIGHT = 512
 # Longer paths are truncated in the log.
 MAX_LOGGED_PATH = 1024
 ALIVE = "/healthz"
-# Frequent requests of other programs, which have metrics instead of traces.
+# The paths of frequent requests by programs. These requests have metrics instead of traces.
 UNTRACED = frozenset({ALIVE, "/readyz", "/metrics"})
 TRACEPARENT = b"traceparent"
-# Longer than the header of W3C Trace Context in its versions so far, which has 55 bytes.
+# The maximum length of the header. In all versions of W3C Trace Context so far, the header has 55 bytes.
 MAX_TRACEPARENT = 128
 # The character that a decoder writes for bytes that are not UTF-8.
 REPLACEMENT = "\ufffd"
@@ -271,8 +271,8 @@ def _require_chunked_only(scope: Scope) -> None:
     codings = [value.strip().lower() for name, value in scope["headers"] if name == b"transfer-encoding"]
     if codings != [b"chunked"]:
         raise InvalidRequest(
-            "The body has a transfer coding that this service does not support. Send it with Content-Length, or with "
-            "Transfer-Encoding: chunked."
+            "The body has a transfer coding that this service does not support. Send the body with"
+            " Content-Length, or with Transfer-Encoding: chunked."
         )
 
 

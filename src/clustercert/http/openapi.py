@@ -26,7 +26,7 @@ BINARY: JsonObject = {"type": "string", "format": "binary"}
 AUTHENTICATED: list[JsonObject] = [{"token": []}, {"bearer": []}, {"signature": []}]
 ERRORS = {
     400: "The request is invalid.",
-    401: "No credential, or an invalid one.",
+    401: "No credential, or an invalid credential.",
     403: "The caller's role or the policy does not allow the request.",
     404: "The project or cluster does not exist, or the caller has no role in the project.",
     405: "The method is disabled.",
@@ -111,7 +111,7 @@ _MAX_IGNORED_BYTES = 8 * KIB
 
 
 def body_limit(size: int) -> dict[str, Any]:
-    """Describe the maximum size of a route's body in bytes, for `openapi_extra`. `raw_body` enforces it."""
+    """Describe the maximum size of a route's body in bytes, for `openapi_extra`. `raw_body` enforces this size."""
     return {_MAX_BYTES: size}
 
 

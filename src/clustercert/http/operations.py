@@ -67,7 +67,8 @@ async def show_metrics(request: Request, services: ServicesDep) -> Response:
     trusted = options.metrics_public or (options.metrics_loopback and _from_loopback(request))
     if not (trusted or _has_token(request, options.metrics_token)):
         raise Forbidden(
-            "Reading the metrics requires the metrics token (Authorization: Bearer), which is set in metrics.token."
+            "Reading the metrics requires the metrics token (Authorization: Bearer), which is set in"
+            " metrics.token."
         )
     # If the database is down, the workers' own metrics are needed most, so they are still returned.
     with contextlib.suppress(Unavailable):
@@ -82,7 +83,7 @@ async def root(request: Request, services: ServicesDep) -> Response:
     openstacksdk requests this list first. Huawei Cloud's SDKs for CCE get the versions of the CCE API, with status 200.
     Browsers are redirected to the console or, without the console, to the documentation, if the service has either.
     """
-    # The same SDKs for IAM name a domain instead of a project. They read the versions of the identity service.
+    # Huawei Cloud's SDKs for IAM send X-Domain-Id, and read the versions of the identity service.
     if is_huawei_sdk(request.scope["headers"]) and "x-domain-id" not in request.headers:
         return responses.json_response({"versions": [api_version(base_url(request))]}, headers=_VARY)
     if "text/html" in request.headers.get("accept", ""):
@@ -91,7 +92,9 @@ async def root(request: Request, services: ServicesDep) -> Response:
         if services.options.documentation:
             return RedirectResponse("/docs", headers=_VARY)
     if not services.options.built_in_identity:
-        raise NoSuchRoute("This service has no identity API. Log in at the Keystone that it trusts.")
+        raise NoSuchRoute(
+            "This service has no identity API. Log in at the Keystone that this service trusts."
+        )
     versions = {"values": [keystone.version(base_url(request))]}
     return responses.json_response({"versions": versions}, 300, _VARY)
 
@@ -125,7 +128,8 @@ def _swagger_ui() -> Path:
         from swagger_ui_bundle import swagger_ui_path  # noqa: PLC0415 - an optional dependency
     except ImportError:
         raise NoSuchRoute(
-            "Swagger UI is not installed here. Read /openapi.json, or ask an operator of this service to install the"
+            "Swagger UI is not installed here. Read /openapi.json, or ask an operator of this service to"
+            " install the"
             " extra docs of clustercert."
         ) from None
     return Path(str(swagger_ui_path))

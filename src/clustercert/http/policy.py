@@ -136,7 +136,8 @@ class ExplainParameters(BaseModel):
     auth_method: Method | None = Field(
         default=None,
         description="The method by which the user logs in. By default, for the caller, the method of this request; for"
-        " users of an OIDC issuer or Keystone, the method of their last recorded request; for other users, `token`.",
+        " users of an OIDC issuer or Keystone, the method of their last recorded request; for other users,"
+        " `token`.",
     )
     source: Address | None = Field(
         default=None,
@@ -180,7 +181,7 @@ class ChangeBody(ResponseBody):
     """Something that must change for the request to be allowed."""
 
     wanted: str
-    found: str = Field(description="What the request has instead; empty if there is no description.")
+    found: str = Field(description="What the request contains instead; empty if there is no description.")
 
 
 class ConditionBody(ChangeBody):
@@ -197,21 +198,21 @@ class OfferBody(ResponseBody):
 
     rule: str
     groups: list[str] = Field(description="The Kubernetes groups that can be requested.")
-    max_lifetime: Seconds = Field(description="The longest access, and extension.")
+    max_lifetime: Seconds = Field(description="The longest access, and the longest extension.")
     min_reason_length: int
     approvals: list[str] = Field(
         validation_alias="clauses",
-        description="What the approvers must be, in words; each entry needs a different person.",
+        description="The conditions for the approvers, in words; each condition needs a different person.",
     )
     before_approval: bool = Field(
         description="Whether the access may be used before the approval (break-glass)."
     )
     uses_before_approval: int = Field(
-        description="How often within 24 hours a user may use such access to a cluster before an approval."
+        description="The number of times in 24 hours that a user may use such access to a cluster before an approval."
     )
-    approve_within: Seconds = Field(description="Time limit for all approvals, counted from the request.")
+    approve_within: Seconds = Field(description="The longest time between the request and its last approval.")
     claim_within: Seconds = Field(
-        description="Time limit for the first certificate, counted from the approval."
+        description="The longest time between the approval and the first certificate."
     )
 
 
@@ -224,7 +225,8 @@ class RuleBody(ResponseBody):
         " can't be evaluated, so the request is refused. `not_reached`: an earlier rule denies or fails."
     )
     groups: list[str] = Field(
-        description="The Kubernetes groups that the rule adds to the certificate; empty if it does not grant. If the"
+        description="The Kubernetes groups that the rule adds to the certificate; empty if the rule does not"
+        " grant. If the"
         " outcome is `offers`, the groups that can be requested."
     )
     denies: bool = Field(description="Whether the rule denies requests, instead of giving groups.")
@@ -299,7 +301,8 @@ class ExplanationBody(ResponseBody):
     allowed: bool
     status: int = Field(description="The HTTP status of the response to such a request.")
     message: str | None = Field(
-        description="Why the request is refused, or why the user can't log in (status 401); null if allowed."
+        description="Why the request is refused, or why the user can't log in (status 401); null if the"
+        " request is allowed."
     )
     user: ExplainedUserBody
     seen_at: Time | None = Field(
@@ -321,7 +324,8 @@ class ExplanationBody(ResponseBody):
     )
     complete: bool = Field(
         validation_alias="is_complete",
-        description="False for callers other than operators and auditors: they see only rules that the user meets, or"
+        description="False for callers other than operators and auditors: such callers see only rules that"
+        " the user meets, or"
         " would meet with a different request or different roles.",
     )
     nearest: NearestRuleBody | None = Field(

@@ -52,7 +52,7 @@ class ReachableClusterBody(ResponseBody):
     groups: list[str] = Field(
         description="The Kubernetes groups that the caller would get now, with a CSR and without a reason."
         " Empty if the policy would refuse the credential, or if the cluster gives each certificate its own"
-        " group. In a cluster whose credentials are tokens, only the groups that have a role there."
+        " group. For a cluster whose credentials are tokens, only groups that have a role in the cluster."
     )
     longest_lifetime_seconds: int | None = Field(
         description="The longest lifetime that the caller would get now; null if the policy would refuse the"
@@ -65,7 +65,8 @@ class ReachableClusterBody(ResponseBody):
     client_ca_key_id: Annotated[Hex | None, BeforeValidator(_key_identifier)] = Field(
         validation_alias=AliasPath("client_ca", "certificate"),
         description="The authority key identifier of the certificates that the cluster's client CA signs now,"
-        " lower-case hex. A certificate with another identifier comes from a CA that is being replaced. Null if users"
+        " lower-case hex. A certificate with another identifier comes from a CA that is being replaced. Null"
+        " if users"
         " get"
         " tokens.",
     )
@@ -102,7 +103,7 @@ async def list_reachable(
         Literal["true"] | None, Query(description="Only clusters in projects in which the user has a role.")
     ] = None,
     order: Annotated[
-        Literal["id", "name"] | None, Query(description="By what to sort; by default, by id.")
+        Literal["id", "name"] | None, Query(description="The order of the list; by default, by id.")
     ] = None,
 ) -> Response:
     """List the clusters in all projects in which the user has a role, whatever the token's scope.

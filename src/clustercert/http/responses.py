@@ -131,7 +131,7 @@ def error_headers(failure: ClustercertError) -> dict[str, str]:
 
 
 def keystone_challenge(base_url: str) -> dict[str, str]:
-    """Return the challenge of a 401 of the Keystone subset, which replaces the one of `error_headers`.
+    """Return the challenge of a 401 of the Keystone subset, which replaces the challenge of `error_headers`.
 
     Source: Keystone's own answers.
     """
@@ -158,7 +158,7 @@ def error(
 ) -> Response:
     """Return the response to a failure. The message is in several fields, because clients read different fields.
 
-    `for_huawei_sdk`: whether one of Huawei Cloud's SDKs sent the request. The one for Java shows the fields `error_msg`
+    `for_huawei_sdk`: whether one of Huawei Cloud's SDKs sent the request. The SDK for Java shows the fields `error_msg`
     and `message` together, so that people would read the same message twice.
     """
     headers, message = error_headers(failure) | dict(more_headers or {}), error_message(failure)

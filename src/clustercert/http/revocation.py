@@ -80,7 +80,8 @@ class RevokeWithKeyRequest(RevokeRequest):
 
     signature: str = Field(
         description="Base64 signature by the certificate's key (ECDSA or RSA PKCS#1 v1.5 with SHA-256, or"
-        " Ed25519) over `clustercert revoke v1`, the service's name and the fingerprint, each followed by a line"
+        " Ed25519) over `clustercert revoke v1`, the service's name and the fingerprint, each followed by a"
+        " line"
         " feed.",
         json_schema_extra={"minLength": 1, "maxLength": MAX_SIGNATURE},
     )
@@ -124,12 +125,15 @@ class ListedRevocationBody(RevocationBody):
     by_name: str | None = Field(description=ACTOR_NAME)
     undone_by_name: str | None = Field(description=ACTOR_NAME)
     user_name: str | None = Field(
-        description="Null for all users, for unknown users, and for callers other than operators and auditors."
+        description="Null if the revocation is for all users, if the user is unknown, and for callers other"
+        " than operators and auditors."
     )
     user_domain: str | None = Field(
         description="The name of the user's domain or issuer. Null if `user_name` is null."
     )
-    cluster_name: str | None = Field(description="Null for all clusters, and for a removed cluster.")
+    cluster_name: str | None = Field(
+        description="Null if the revocation is for all clusters, or if the cluster was removed."
+    )
     project_name: str | None = Field(
         description="The project of the cluster. Null if `cluster_name` is null."
     )
@@ -143,10 +147,11 @@ class RevokedBody(RevocationBody):
 
     enforced_by: list[str] | None = Field(
         description="The fast controls that are set up in the cluster; for a single certificate, only the controls"
-        " that can stop this certificate. If the list is empty, the API server accepts revoked certificates until"
+        " that can stop this certificate. If the list is empty, the API server accepts revoked certificates"
+        " until"
         " they expire. Null if the revocation is for all clusters, or if the cluster was removed."
     )
-    refuses: RefusedRequests | None = Field(description=f"{REFUSES} Null like `enforced_by`.")
+    refuses: RefusedRequests | None = Field(description=f"{REFUSES} Null if `enforced_by` is null.")
     within_seconds: int | None = Field(description=WITHIN_SECONDS)
     expected_by: Time | None = Field(
         description="By when the API server should refuse these requests: the time of the revocation plus"
@@ -163,15 +168,15 @@ class RevokedBody(RevocationBody):
 class RevocationPreviewBody(ResponseBody):
     """The users and clusters whose certificates a request would revoke."""
 
-    user_id: str | None = Field(description="Null for all users.")
+    user_id: str | None = Field(description="Null if the request is for all users.")
     user_name: str | None = Field(
-        description="Null for all users, for deleted users, and for users of other identity providers who have not"
-        " logged in."
+        description="Null if the request is for all users, or if the user was deleted, or is a user of"
+        " another identity provider who has not logged in."
     )
     user_domain: str | None = Field(
         description="The name of the user's domain or issuer. Null if `user_name` is null."
     )
-    cluster_id: str | None = Field(description="Null for all clusters.")
+    cluster_id: str | None = Field(description="Null if the request is for all clusters.")
     cluster_name: str | None
     live: int = Field(description="How many certificates are valid and unrevoked now.")
 
@@ -281,7 +286,7 @@ async def revoke_user_in_cluster(
 
     Like CCE's clustercertrevoke, but with a reason. Users can revoke their own certificates. Project admins can revoke
     the certificates of users who have a role in the project, or had a certificate for one of its clusters. Operators
-    can revoke the certificates of any id.
+    can revoke the certificates of any user id.
     """
     reason, service = _reason(call), call.services.revocation
     if dry_run:
@@ -458,7 +463,7 @@ def _reason(call: Call) -> Reason:
 
 
 async def _revoked(call: Call, revocation: Revocation) -> Response:
-    """Return a response that contains the revocation, and says how the cluster enforces it.
+    """Return a response that contains the revocation, and says how the cluster enforces the revocation.
 
     Adds the revocation to the log line.
     """

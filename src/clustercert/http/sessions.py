@@ -52,6 +52,6 @@ async def list_sessions(call: CallDep) -> Response:
     response_class=Response,
 )
 async def end_session(call: CallDep, session_id: str) -> Response:
-    """End one of the caller's sessions in the console. The first 8 digits of its id are enough."""
+    """End one of the caller's sessions in the console. The first 8 digits of the session's id are enough."""
     await call.services.sessions.end_one(call.caller, session_id)
     return Response(status_code=204)

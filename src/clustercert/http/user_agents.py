@@ -15,7 +15,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 def is_huawei_sdk(headers: Headers) -> bool:
     """Whether one of Huawei Cloud's SDKs sent the request. `headers` has lower-case names."""
     user_agent = _user_agent(headers)
-    # Most clients are others. They need no parsing.
+    # Most clients are not such SDKs, so their headers need no parsing.
     return _HUAWEI_SDK in user_agent and any(name.startswith(_HUAWEI_SDK) for name in _products(user_agent))
 
 

@@ -65,13 +65,14 @@ class ClientCaListBody(BaseModel):
 
 
 class ApiServerBody(BaseModel):
-    """How an API server treats the two CAs, as last seen; null if not tried."""
+    """How an API server treats the two CAs, as last seen; null before the first attempt."""
 
     address: str
     new_ca: ProofOutcome | None
     new_ca_at: Time | None
     old_ca: ProofOutcome | None = Field(
-        description="Null until an operator has requested the completion, because the old CA is not tried before."
+        description="Null until an operator has requested the completion, because the old CA is not tried"
+        " before the request."
     )
     old_ca_at: Time | None
     by: str | None = Field(description="Who made the last attempt: a user's id, or the service itself.")
@@ -79,7 +80,7 @@ class ApiServerBody(BaseModel):
 
 
 class HoldersBody(ResponseBody):
-    """Valid certificates of a CA, without those of the service itself."""
+    """Valid certificates of a CA, except the service's own."""
 
     certificates: int
     used_last_hour: int = Field(
@@ -114,8 +115,9 @@ class RotationBody(ResponseBody):
     project_id: str = Field(validation_alias=AliasPath("cluster", "project_id"))
     state: RotationState = Field(
         validation_alias=_rotation("state"),
-        description="`planned`: the new CA is in the bundle. `distributed`: every API server accepts it. `issuing`: it"
-        " signs. `draining`: no certificate of the old CA can be issued any more. `complete`: every API server"
+        description="`planned`: the new CA is in the bundle. `distributed`: every API server accepts the new"
+        " CA. `issuing`: the new CA signs. `draining`: no certificate of the old CA can be issued any"
+        " more. `complete`: every API server"
         " refuses the old CA. `aborted`: the old CA signs as before.",
     )
     since: Time = Field(validation_alias=_rotation("since"), description="When the state began.")
@@ -126,7 +128,8 @@ class RotationBody(ResponseBody):
     deny_old: bool = Field(validation_alias=_rotation("deny_old"))
     reverses: bool = Field(
         validation_alias=_rotation("reverses"),
-        description="Whether the rotation goes back to the previous CA, because it was aborted after `issuing` began.",
+        description="Whether the rotation goes back to the previous CA, because somebody aborted the"
+        " rotation after `issuing` began.",
     )
     completion_asked_at: Time | None = Field(validation_alias=_rotation("completion_asked_at"))
     forced: bool = Field(
@@ -160,7 +163,7 @@ class WholeRotationBody(RotationBody):
     """The rotation of a cluster's client CA, with the holders of the old CA."""
 
     holders: list[HolderBody] = Field(
-        description="Users with valid certificates of the old CA, the longest-lived first; at most 200."
+        description="Users with valid certificates of the old CA, latest expiry first; at most 200."
     )
 
 
@@ -177,7 +180,7 @@ class RotationRequest(ResourceBody):
         default=None, description="The signer that creates the new CA. By default, the cluster's signer."
     )
     secret: str | None = Field(
-        default=None, description="The credential that the signer needs for this cluster, if it needs one."
+        default=None, description="The credential for this cluster, if the signer needs one."
     )
     auto_complete: bool = Field(
         default=False,
@@ -185,7 +188,7 @@ class RotationRequest(ResourceBody):
     )
     deny_old: bool = Field(
         default=False,
-        description="Let the webhook deny certificates of the old CA once the old CA is out of the bundle.",
+        description="Let the webhook deny certificates of the old CA after an operator requests the completion.",
     )
 
 
@@ -203,7 +206,8 @@ class CompletionRequest(ResourceBody):
     )
     deny_old: bool | None = Field(
         default=None,
-        description="As in the request that starts the rotation. By default, the value in that request.",
+        description="Let the webhook deny certificates of the old CA from now on. By default, as requested"
+        " at the start of the rotation.",
     )
 
 
@@ -211,7 +215,8 @@ class ProofRequest(ResourceBody):
     """A request for temporary certificates."""
 
     csr: str = Field(
-        max_length=MAX_CSR_BYTES, description="A certificate signing request, PEM. Only its key is used."
+        max_length=MAX_CSR_BYTES,
+        description="A certificate signing request, PEM. Only the key in the request is used.",
     )
 
 
@@ -291,7 +296,7 @@ async def show_bundle(call: AdminCall, project_id: str, cluster: str) -> Respons
 
 @router.get(OWN + "/client-ca-rotations", responses=described("The rotations.", RotationListBody))
 async def list_rotations(call: CallDep, page: KeyPageDep, state: States = None) -> Response:
-    """List the rotations of all clusters: the running or else the last rotation of each. For operators and auditors."""
+    """List the rotations of all clusters: of each, the running one or else the last. For operators and auditors."""
     require_reader(call.caller)
     read = _reading(call, states=_states(state))
     return responses.private(await keyset_page("rotations", read, _body, page))
@@ -322,8 +327,8 @@ async def show_rotation(call: AdminCall, project_id: str, cluster: str) -> Respo
 async def start_rotation(change: OperatorChange, project_id: str, cluster: str) -> Response:
     """Create a new client CA, and start the rotation to it. Only for operators.
 
-    The new CA signs once every API server is proved to accept it. A dry run shows who holds certificates of the old CA.
-    The signer in the request also creates the cluster's later CAs.
+    The new CA signs once every API server is proved to accept this CA. A dry run shows who holds certificates of the
+    old CA. The signer in the request also creates the cluster's later CAs.
     """
     change.check(None)
     sent = change.optional_body(RotationRequest)
@@ -346,7 +351,8 @@ async def complete_rotation(change: OperatorChange, project_id: str, cluster: st
     """Remove the old CA from the bundle. Only for operators.
 
     The rotation is complete once every API server is proved to refuse the old CA. Repeating the request changes
-    nothing. While certificates of the old CA are valid, the request needs `force` and their exact number.
+    nothing. While certificates of the old CA are valid, the request needs `force` and the exact number of these
+    certificates.
     """
     sent = change.optional_body(CompletionRequest)
     if sent.force != (sent.holders is not None):
@@ -367,8 +373,8 @@ async def complete_rotation(change: OperatorChange, project_id: str, cluster: st
 async def abort_rotation(change: OperatorChange, project_id: str, cluster: str) -> Response:
     """Abort the running rotation. The request has no body. Only for operators.
 
-    Before `issuing`, the rotation ends, and the key of the new CA is deleted. Afterwards, the rotation goes back to
-    the previous CA, which signs again as soon as every API server is proved to accept it.
+    Before `issuing`, the rotation ends, and the key of the new CA is deleted. Afterwards, the rotation goes back to the
+    previous CA, which signs again as soon as every API server is proved to accept this CA.
     """
     change.require_no_body()
     owner = await change.call.services.clusters.find(project_id, cluster)
@@ -424,7 +430,7 @@ async def create_certificates(change: OperatorChange, project_id: str, cluster: 
 async def report_proofs(change: OperatorChange, project_id: str, cluster: str) -> Response:
     """Report how API servers treated the temporary certificates. Only for operators.
 
-    The service counts these results like its own, for 10 minutes, and records who reported them.
+    The service counts these results for 10 minutes, like its own results, and records who reported the results.
     """
     sent = change.body(ProofResultsRequest, None)
     owner = await change.call.services.clusters.find(project_id, cluster)

@@ -125,7 +125,7 @@ class ChangeRequest:
             raise PreconditionFailed("If-Match: the object does not exist.")
         if not self.if_match & {"*", entity_tag(current)}:
             raise PreconditionFailed(
-                "If-Match: the object was changed. Read it again, and send its new ETag."
+                "If-Match: the object was changed. Read the object again, and send the new ETag."
             )
 
     def body(self, shape: type[M], current: JsonObject | None) -> M:
@@ -256,7 +256,7 @@ async def delete(
 
 
 class LostCertificatesBody(ResponseBody):
-    """The valid certificates of users who lost a role, for the clusters of the projects in which they lost it.
+    """The valid certificates of users who lost a role in some projects, for the clusters of these projects.
 
     The certificates stay valid until they expire, unless the request revoked them. Users who have another role in a
     project are counted too.
@@ -271,7 +271,8 @@ class LostCertificatesBody(ResponseBody):
         description="When the last of these certificates expires; null if there are none."
     )
     complete: bool = Field(
-        description="False if the users may have more certificates than are counted. These can't be revoked at once."
+        description="False if the users may have more certificates than are counted. Such certificates can't"
+        " be revoked at once."
     )
 
 
@@ -300,7 +301,7 @@ class RoleLoss:
     """A DELETE of a group, of a membership or of a role assignment in a project, which takes a role from users.
 
     Attributes:
-        lost: if only its `group_id` is set, the group itself is deleted.
+        lost: the lost role. If only `group_id` is set, the group itself is deleted.
         note: the note of the revocations.
         revoke: whether to revoke the users' certificates.
     """

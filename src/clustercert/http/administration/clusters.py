@@ -139,8 +139,8 @@ async def delete_cluster(change: AdminChange, project_id: str, cluster: str) -> 
         nonlocal removed
         if found.credential_kind == "token" and not operates(change.call.caller):
             raise Forbidden(
-                "Only operators may remove a cluster whose credentials are tokens: without the service, its tokens"
-                " work until they expire. Ask an operator."
+                "Only operators may remove a cluster whose credentials are tokens: without the service, the"
+                " cluster's tokens work until they expire. Ask an operator."
             )
         await clusters.remove(found, actor=change.call.caller.actor, unchanged=True)
         removed = found.id
@@ -152,7 +152,7 @@ async def delete_cluster(change: AdminChange, project_id: str, cluster: str) -> 
 
 
 async def deleted_keys(change: ChangeRequest, cluster_id: str) -> JsonObject:
-    """Delete the keys of a cluster's discarded CAs, except in a dry run. Returns what happened to them."""
+    """Delete the keys of a cluster's discarded CAs, except in a dry run. Returns what happened to the keys."""
     if change.dry_run:
         return {"keys": []}
     deleted = await change.call.services.discarded_keys.delete_keys_of(
@@ -191,7 +191,8 @@ async def _require_rights(
         if is_connected or (any(address.values()) and await _is_contacted(change, before)):
             changed |= address
         if before.credential_kind == "token":
-            # Users send their tokens to these addresses. The CA may be a public one, which others get certificates of.
+            # Users send their tokens to these addresses. The CA may be public, so that others can get certificates of
+            # this CA.
             changed |= {
                 "external_url": registration.external_url != before.external_url,
                 "san_urls": registration.san_urls != before.san_urls,
@@ -204,7 +205,7 @@ async def _require_rights(
 def _require_remote_addresses(before: Cluster | None, registration: Registration) -> None:
     """Raise Forbidden if a new address leads to the machine of this service, or to its link.
 
-    This service may connect to a cluster's address, and on its own machine it reaches what nobody else does.
+    This service may connect to a cluster's address, and only this service reaches some addresses on its machine.
     """
     known = {before.internal_url, before.external_url, *before.san_urls} if before is not None else set()
     addresses = {"internal_url": (registration.internal_url,), "san_urls": registration.san_urls}
@@ -214,7 +215,8 @@ def _require_remote_addresses(before: Cluster | None, registration: Registration
         for url in urls:
             if url not in known and is_local_host(urlsplit(url).hostname or ""):
                 raise Forbidden(
-                    f"{name}: {url} is a loopback or link-local address. Only operators may register such an address."
+                    f"{name}: {url} is a loopback or link-local address. Only operators may register such an"
+                    " address."
                     " Give an"
                     " address that other machines reach."
                 )

@@ -209,4 +209,4 @@ async def _find(tokens: WebhookTokens, owner: Cluster, token_id: str) -> Webhook
     for each in await tokens.queries.tokens_of_cluster(owner.id):
         if each.id == token_id:
             return each
-    raise NotFound("The cluster has no such webhook token. List its tokens to see their ids.")
+    raise NotFound("The cluster has no such webhook token. List the cluster's tokens to see the ids.")

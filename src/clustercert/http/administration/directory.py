@@ -54,7 +54,7 @@ class ProjectRequest(ResourceBody):
     description: str = Field(default="", json_schema_extra={"maxLength": 255})
     enabled: bool = Field(
         default=True,
-        description=f"Roles in a disabled project have no effect, and the tokens for it end. {KEPT}",
+        description=f"Roles in a disabled project have no effect, and the tokens for this project end. {KEPT}",
     )
     labels: Labels = Field(default={}, description=LABELS)
 
@@ -117,10 +117,10 @@ class DomainListBody(PageBody):
 
 
 class LoginCountsBody(ResponseBody):
-    """The logins that end if a domain or project is disabled, including expired ones."""
+    """The logins that end if a domain or project is disabled, including expired logins."""
 
     sessions: int = Field(description="Sessions of the console. 0 for a project.")
-    tokens: int = Field(description="For a domain, the tokens of its users and those for its projects.")
+    tokens: int = Field(description="For a domain, the tokens of its users and the tokens for its projects.")
     temporary_keys: int = Field(description="Temporary access keys. 0 for a project.")
 
 
@@ -173,7 +173,9 @@ async def home_domain(
     if call.caller.issuer == BUILT_IN or is_id(call.request.path_params.get("name", "")):
         return call.caller.user.domain
     names = ", ".join(each.name for each in (await directory.queries.domains())[:_MAX_NAMES])
-    raise InvalidRequest(f"domain: you are in no domain of this service. Choose one of its domains: {names}.")
+    raise InvalidRequest(
+        f"domain: you are in no domain of this service. Choose one of these domains: {names}."
+    )
 
 
 DomainDep = Annotated[Domain, Depends(home_domain)]
@@ -404,7 +406,9 @@ async def _update_user(directory: Directory, before: User, *, password: str | No
     Raises InvalidRequest if the request contains a new password, so that no PUT changes a password by accident.
     """
     if password is not None and not await directory.has_password(before, password):
-        raise InvalidRequest("password: the user exists. Change it with PUT /users/{name}/password.")
+        raise InvalidRequest(
+            "password: the user exists. Change the password with PUT /users/{name}/password."
+        )
     return await directory.update_user(before, **fields)
 
 

@@ -326,7 +326,7 @@ def _warning(change: ChangeRequest, project: Project | None, role: str) -> str |
         return None if role in SERVICE_ROLES else f"Only the roles {known} have rights in the whole service."
     if any(rule.gives_role_rights(role) for rule in rules):
         return None
-    return "No policy rule names this role, so it grants no certificates."
+    return "No policy rule names this role, so the role grants no certificates."
 
 
 async def _unassign(
@@ -363,7 +363,7 @@ async def _find(
         by_name = each.actor.name == assignee_name and each.actor.domain.id == domain.id
         if has_role and isinstance(each.actor, kind) and (by_name or each.actor.id == name):
             return each
-    raise NotFound(f"The role {role} is not assigned there.")
+    raise NotFound(f"The role {role} is not assigned to this user or group.")
 
 
 async def _assignee(call: Call, assignees: str, name: str, domain: Domain) -> User | Group:

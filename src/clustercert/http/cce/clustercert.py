@@ -74,7 +74,8 @@ class AutopilotCertRequest(RequestBody):
     )
     shorten: bool | None = Field(
         default=None,
-        description="With expires_in: if policy or CA allow less, issue the longest allowed instead of answering 403.",
+        description="With expires_in: if policy or CA allow less, issue the longest lifetime allowed instead"
+        " of answering 403.",
     )
     csr: str | None = Field(
         default=None,
@@ -93,9 +94,9 @@ class AutopilotCertRequest(RequestBody):
     )
     credential: CredentialKind | None = Field(
         default=None,
-        description="token for a cluster whose credentials are tokens of service accounts; then the user in the"
-        " response has a token instead of a certificate. By default certificate. Status 409 if the cluster has the"
-        " other kind.",
+        description="`certificate` (the default) or, if the cluster's credentials are tokens, `token`: the"
+        " user in the response then has a token instead of a certificate. Status 409 if the cluster has"
+        " the other kind.",
     )
 
     def issue_request(self, max_days: int = MAX_DAYS) -> IssueRequest:
@@ -354,7 +355,7 @@ def left_out_header(groups: Iterable[str]) -> str:
 def kubeconfig(issued: Issued, *, insecure_external: bool) -> JsonObject:
     """Render the kubeconfig in CCE's field order. Certificates and keys are base64 of PEM.
 
-    With a token, every address is verified: whoever answers at an address that isn't could keep the token.
+    With a token, clients verify every address, because an unverified server could keep the token.
     """
     is_insecure = insecure_external and issued.token is None
     entries = _entries(issued.cluster, insecure_external=is_insecure)
@@ -423,9 +424,10 @@ _KUBECONFIG = described(
         "X-Clustercert-Access-Request": "The id of the access request that gives some of the groups; absent without a"
         " request.",
         "X-Clustercert-Left-Out": "The groups that have no role in the cluster, and that the token therefore lacks:"
-        " percent-encoded, separated by commas, and at most 2000 characters of them. Absent if there are none.",
+        " percent-encoded, separated by commas, and at most 2000 characters of them. Absent if there are"
+        " none.",
         "X-Clustercert-Token-Expires": "When the token itself expires, RFC 3339; absent for a certificate. If this is"
-        " later than X-Clustercert-Not-After, the service ends the token before.",
+        " later than X-Clustercert-Not-After, the service ends the token earlier.",
     },
     errors=ERRORS | {409: "The access request can't be used, or the cluster has another kind of credential."},
 )

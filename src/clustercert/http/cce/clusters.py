@@ -161,7 +161,8 @@ def _cluster_body(cluster: Cluster, *, endpoints_as_list: bool) -> JsonObject:
 def _reads_list(call: CallDep) -> bool:
     """Whether the endpoints are a list in the response.
 
-    Most of Huawei Cloud's SDKs can't decode an object, and Huawei Cloud's Terraform provider shows no endpoint of it.
+    Most of Huawei Cloud's SDKs can't decode an object, and Huawei Cloud's Terraform provider shows no endpoint of an
+    object.
     """
     headers = call.request.scope["headers"]
     return is_huawei_sdk(headers) or is_huawei_terraform(headers)

@@ -45,7 +45,7 @@ _SENTENCES = {
     "ca_rotation.reversed": f"{{actor}} reversed the {_ROTATION}",
     "ca_rotation.aborted": f"{{actor}} aborted the {_ROTATION}",
     "ca_rotation.proof_reported": "{actor} reported how the API servers of {cluster} treat its client CAs",
-    "client_ca.key_deleted": "The key of a former client CA of {cluster} was deleted: {result}",
+    "client_ca.key_deleted": "The key of an old client CA of {cluster} was deleted: {result}",
     "keys.created": "{actor} created the keys that encrypt stored secrets",
     "keys.rotated": "{actor} rotated the keys that encrypt stored secrets",
     "keys.retired": "{actor} retired keys that encrypted stored secrets",

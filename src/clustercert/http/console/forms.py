@@ -38,7 +38,7 @@ async def received_form(request: Request, services: Services, limit: int) -> Map
         )
     except ValueError as error:
         raise InvalidRequest(
-            f"The form is malformed, or has more than {MAX_FIELDS} fields. Send it again."
+            f"The form is malformed, or has more than {MAX_FIELDS} fields. Send the form again."
         ) from error
     return dict(fields)
 
@@ -46,7 +46,7 @@ async def received_form(request: Request, services: Services, limit: int) -> Map
 def require_own_page(request: Request, urls: Iterable[str]) -> None:
     """Raise Forbidden unless a page of this service sent the request. `urls`: the addresses of this service.
 
-    Browsers send Sec-Fetch-Site since 2023; older ones send Origin with every POST. Source: Fetch Metadata Request
+    Browsers send Sec-Fetch-Site since 2023; older browsers send Origin with every POST. Source: Fetch Metadata Request
     Headers; RFC 6454, section 7.
     """
     site = request.headers.get("sec-fetch-site")

@@ -106,7 +106,7 @@ class Visit:
 
     @property
     def query(self) -> Mapping[str, str]:
-        """The query parameters. The middleware refuses repeated ones."""
+        """The query parameters. The middleware refuses repeated parameters."""
         return self.request.query_params
 
     def part(self, name: str) -> str:
@@ -144,7 +144,7 @@ class Visit:
         """Return a page with the values, and with what every template has (see `base.html`).
 
         Args:
-            status: of the answer, unless `failure` is given.
+            status: the status of the answer, unless `failure` is given.
             failure: why the API refused what a form asked for. The template gets its message.
             live: whether the page has a part that updates itself.
         """
@@ -189,7 +189,7 @@ class Visit:
             context_of(self.request).error_page = page
 
     def redirect(self, path: str, notice: str = "") -> Response:
-        """Answer a POST with the page to show next. `notice`: a sentence about what happened, shown there once."""
+        """Answer a POST with the page to show next. `notice`: a sentence that this page shows once."""
         response = RedirectResponse(path, HTTPStatus.SEE_OTHER, NO_STORE)
         if notice:
             set_cookie(response, NOTICE_COOKIE, quote(notice), seconds=60)
@@ -197,7 +197,7 @@ class Visit:
 
 
 def set_cookie(response: Response, name: str, value: str, seconds: int | None = None) -> None:
-    """Set a cookie that only this host receives, and that scripts can't read. Without `seconds`, for the session."""
+    """Set a cookie that only this host receives, and that scripts can't read. Default: for the browser's session."""
     response.set_cookie(name, value, max_age=seconds, path="/", secure=True, httponly=True, samesite="lax")
 
 
@@ -313,7 +313,7 @@ async def _handle(
 def answer_as_console(scope: Scope) -> None:
     """Set the header fields of an answer below `/console`, and how a failure is answered.
 
-    The middleware calls it before each request, so it holds also for failures that reach no page.
+    The middleware calls this function before each request, so the fields are also set for failures that reach no page.
     """
     if scope["path"] != PREFIX and not scope["path"].startswith(f"{PREFIX}/"):
         return
@@ -373,7 +373,8 @@ def _is_update(request: Request) -> bool:
 async def _visitor(request: Request, services: Services, *, public: bool) -> Visitor | None:
     """Return who is logged in, or None. A cookie of a session that has ended counts as no cookie.
 
-    On a public page, such as the login, so does a cookie whose user can't be verified now, because Keystone is away.
+    On a public page, such as the login, a cookie also counts as no cookie if its user can't be verified now, because
+    Keystone is away.
     """
     cookie = request.cookies.get(SESSION_COOKIE)
     if not cookie:
@@ -432,7 +433,7 @@ def error_page(
 
 
 async def no_such_page(visit: Visit) -> Response:
-    """The page for unknown addresses below `/console`. A slash at the end leads to the page without it."""
+    """The page for unknown addresses below `/console`. A slash at the end leads to the page without the slash."""
     path = visit.request.url.path
     if visit.request.method == "GET" and path.endswith("/"):
         return visit.redirect(safe_next(path.rstrip("/")))

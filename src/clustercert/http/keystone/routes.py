@@ -87,7 +87,7 @@ async def create_token(
 ) -> Response:
     """Log in: obtain a token.
 
-    Send a password or, to change the scope, a token. The new token expires at the same time as the sent one.
+    Send a password or, to change the scope, a token. The new token expires at the same time as the sent token.
     """
     sent = parsed(raw, bodies.TokenRequest)
     proof, origin = sent.proof(), context_of(request).origin

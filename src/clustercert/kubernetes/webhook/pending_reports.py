@@ -102,7 +102,7 @@ def _printable(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Reports that share a limit: of one cluster and token, and with the same `alerts_of_each`."""
+    """Reports that share a limit: all reports from one cluster and token with the same `alerts_of_each`."""
 
     cluster_id: str
     token_hash: bytes | None

@@ -89,7 +89,7 @@ class RoleQueries(Queries):
         table, row = _assignment_row(actor_id, project_id)
         role_id = select(_role.c.id).where(_role.c.name == role).scalar_subquery()
         query = delete(table).filter_by(**row).where(table.c.role_id == role_id)
-        await self._change(query, event, f"The role {role} is not assigned there.")
+        await self._change(query, event, f"The role {role} is not assigned to this user or group.")
 
     async def projects_of(self, user_id: str) -> tuple[Project, ...]:
         """Return the projects where the user has a role, directly or through a group, sorted by domain and name.

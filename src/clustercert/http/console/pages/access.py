@@ -93,7 +93,7 @@ class _End(NamedTuple):
     """How a certificate ends, or what was seen of its refusal, for a table cell.
 
     Attributes:
-        kind: of a badge, or `warn` for text in a warning color; empty for plain text.
+        kind: the kind of a badge, or `warn` for text in a warning color; empty for plain text.
         at: the time that belongs to the text; None without one.
     """
 
@@ -261,7 +261,7 @@ def _result(target: _Target, revoked: Any) -> str:
     what = f"Revoked {'the certificate' if target.certificate else count}"
     at, enforced_by = _utc(revoked["at"]), revoked["enforced_by"]
     undo = (
-        f" An operator can undo it with clustercert certificate undo {revoked['id']}."
+        f" An operator can undo the revocation with clustercert certificate undo {revoked['id']}."
         if revoked["can_be_undone"]
         else ""
     )

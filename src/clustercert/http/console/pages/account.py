@@ -18,7 +18,7 @@ ACCOUNT = f"{PREFIX}/account"
 _CERTIFICATES = f"{ACCOUNT}#certificates"
 _PAGE = 50
 _NAMED = 5
-# The most keys that the page shows of each kind. A user can have thousands of temporary keys.
+# The maximum number of keys of each kind that the page shows. A user can have thousands of temporary keys.
 _PERMANENT_KEYS, _TEMPORARY_KEYS = 500, 20
 # What a person who revokes their own certificates can say about it.
 REASONS: Mapping[RevocationReason, str] = {
@@ -132,7 +132,7 @@ async def change_password(visit: Visit) -> Response:
     old, new = visit.form.get("old", ""), visit.form.get("new", "")
     if new != visit.form.get("repeated", ""):
         return _password_page(
-            visit, "The new passwords differ. Write the same one twice.", HTTPStatus.BAD_REQUEST
+            visit, "The new passwords differ. Write the same password twice.", HTTPStatus.BAD_REQUEST
         )
     visit.show_on_failure(lambda failure: _password_page(visit, _password_problem(failure), failure.status))
     body = {"user": {"original_password": old, "password": new}}
@@ -160,7 +160,7 @@ async def log_out_everywhere(visit: Visit) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class _Keys:
-    """Access keys, the permanent ones first, oldest first. `are_all`: whether the user has no others."""
+    """Access keys, the permanent ones first, oldest first. `are_all`: whether the user has no other keys."""
 
     shown: list[Mapping[str, Any]]
     are_all: bool
@@ -191,10 +191,13 @@ def _effect(revoked: Mapping[str, Any]) -> str:
     if revoked["refuses"] is None:
         return "The cluster was removed from this service."
     if revoked["refuses"] == "writes":
-        return "Its cluster refuses writes with it within seconds, and accepts reads until it expires."
+        return (
+            "The cluster refuses writes with this certificate within seconds, and accepts reads until"
+            " the expiry."
+        )
     if revoked["refuses"] != "none":
-        return "Its cluster refuses it within seconds."
-    return "Its cluster has no fast control, so it accepts the certificate until it expires."
+        return "The cluster refuses this certificate within seconds."
+    return "The cluster has no fast control, and accepts this certificate until the certificate expires."
 
 
 def _password_page(visit: Visit, message: str = "", status: int = HTTPStatus.OK) -> Response:

@@ -1,4 +1,4 @@
-"""The audit log: a list of events, one event with its proof, and an export. For whom the API shows events."""
+"""The audit log: a list of events, one event with its proof, and an export. For users to whom the API shows events."""
 
 import json
 import re
@@ -26,12 +26,13 @@ pages = Pages()
 
 _AUDIT = f"{PREFIX}/audit"
 _PAGE = 50
-# A page of the API may be empty, although there are further events. So the console reads several pages for one.
+# A page of the API may be empty, although there are further events. So the console reads several of them for one page
+# of its own.
 _READS = 4
 _EXPORT_PAGE, _EXPORT_READS, _EXPORTED = 500, 200, 10_000
 _PLAIN = "text/plain"
 _FILTERS = ("user", "cluster", "project", "kind", "since", "until", "request", "object", "verifications")
-# What a form field for a time sends; the console reads it as UTC.
+# The format in which a form field sends a time; the console reads the time as UTC.
 _FORM_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?", re.ASCII)
 _SECONDS_AT = len("2027-01-01T16:00")
 # Actors that are not users.
@@ -91,7 +92,7 @@ class Row:
     is_alert: bool
 
 
-# How the kinds begin that an operator should look at.
+# The beginnings of the kinds of events that an operator should look at.
 ALERTS = (
     "credential.",
     "authentication.failed",
@@ -244,7 +245,7 @@ async def _project_id(visit: Visit, text: str, projects: Mapping[str, str]) -> s
 
 
 async def _selection(visit: Visit, given: Mapping[str, str], projects: Mapping[str, str]) -> Selection:
-    """Return the events to read. Raises InvalidRequest for a name that means nothing, or several things."""
+    """Return the events to read. Raises InvalidRequest for an unknown or ambiguous name."""
     project_id = await _project_id(visit, given["project"], projects)
     wanted = {
         "kind": given["kind"],
@@ -358,7 +359,7 @@ async def _more_names(
 ) -> dict[str, str]:
     """Return names for project admins, for whom the API names nobody in a list of events.
 
-    These are names that the admin sees anyway: their own, those of their projects and clusters, and those in the
+    The admin sees these names anyway: their own name, the names of their projects and clusters, and names in the
     events.
     """
     if reads_everything(visit.me.caller):
@@ -383,7 +384,7 @@ def _row(visit: Visit, event: JsonObject, found: _Found) -> Row:
 
 
 def _suffix(visit: Visit, event: JsonObject) -> str:
-    """Return the query of an event's page: project admins read an event as one of their project."""
+    """Return the query of an event's page: project admins read an event as an event of their project."""
     if reads_everything(visit.me.caller) or event["project_id"] is None:
         return ""
     return f"?{urlencode({'project': event['project_id']})}"

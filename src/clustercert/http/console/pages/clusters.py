@@ -33,7 +33,7 @@ LIST = f"{PREFIX}/clusters"
 _LIFETIMES = tuple(timedelta(hours=hours) for hours in (1, 4, 8, 24))
 # The most certificates and requests of the visitor that a page reads.
 _MANY = 500
-# A reason, to find out whether the policy only lacks one.
+# A sample reason, to find out whether the policy refuses only because of a missing reason.
 _SAMPLE = "a reason"
 
 pages = Pages()
@@ -71,7 +71,7 @@ class KubectlSetup:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """A cluster, and what the visitor has there.
+    """A cluster, and the visitor's access to the cluster.
 
     Attributes:
         cluster: as in the API's list of reachable clusters.
@@ -85,7 +85,7 @@ class Reach:
 
     @property
     def access(self) -> str:
-        """`now`: the policy gives a certificate. `ask`: only an access request gives one. `none`."""
+        """`now`: the policy gives a certificate. `ask`: only an access request gives a certificate. `none`."""
         if self.cluster["longest_lifetime_seconds"] is not None:
             return "now"
         return "ask" if self.cluster["requestable_groups"] else "none"
@@ -124,7 +124,7 @@ async def my_clusters(visit: Visit) -> Response:
 
 @pages.get("/clusters/{cluster_id}")
 async def connect(visit: Visit) -> Response:
-    """One cluster: what the visitor gets there, and each way to use it with kubectl."""
+    """One cluster: the visitor's access, and each way to use this access with kubectl."""
     cluster = await _cluster(visit)
     requests = await _open_requests(visit)
     certificates, are_all = await _live_certificates(visit, cluster["id"])
@@ -146,13 +146,13 @@ async def download_kubeconfig(visit: Visit) -> Response:
 
 @pages.get("/clusters/{cluster_id}/service-key")
 async def ask_for_service_key(visit: Visit) -> Response:
-    """Warn about a key that the service makes, and offer it."""
+    """Warn about keys that the service generates, and offer such a key."""
     return await _service_key_page(visit, await _cluster(visit))
 
 
 @pages.post("/clusters/{cluster_id}/service-key")
 async def download_service_key(visit: Visit) -> Response:
-    """Issue a certificate whose key the service makes, and download both as a kubeconfig."""
+    """Issue a certificate whose key the service generates, and download both as a kubeconfig."""
     cluster = await _cluster(visit)
     parts = ("projects", cluster["project_id"], "clusters", cluster["id"], "clustercert")
     target = "/api/v3/" + "/".join(quote(part, safe="") for part in parts)

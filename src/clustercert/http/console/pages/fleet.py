@@ -58,7 +58,7 @@ _FIELDS = ("text", "enforcement", "rotation", "seen", "ca_end", "order", *_HIDDE
 
 @pages.get("/fleet")
 async def fleet(visit: Visit) -> Response:
-    """Show the clusters that the visitor administers or may see. `find`: lead to the cluster with this name."""
+    """Show the clusters that the visitor administers or may see. `find`: redirect to the cluster with this name."""
     if (name := visit.query.get("find", "").strip()) and (page := await _page_of_cluster(visit, name)):
         return visit.redirect(page)
     given = {name: visit.query[name].strip() for name in _FIELDS if name in visit.query}
@@ -99,7 +99,7 @@ async def fleet(visit: Visit) -> Response:
 
 
 async def _page_of_cluster(visit: Visit, name: str) -> str | None:
-    """Return the page of the only cluster with this name, or else of the only one whose name contains it."""
+    """Return the page of the only cluster with this name, or else of the only cluster whose name contains the text."""
     found = (await visit.api.get(path("fleet", "clusters"), text=name, limit=_PAGE))["clusters"]
     chosen = [each for each in found if each["name"] == name] or found
     return cluster_page(chosen[0]["project_id"], chosen[0]["id"]) if len(chosen) == 1 else None

@@ -150,7 +150,7 @@ def _login_page(
         has_built_in=has_built_in,
         keystone=keystone,
         is_only=not issuers and (keystone is None or not has_built_in),
-        # The form that is open: the one that was sent, or the first one if it is not below a link to an issuer.
+        # The open form: the form that was sent or, without links to issuers, the first form.
         opened=visit.value("system", first if not issuers else ""),
         user=visit.value("user", user),
         domain=visit.value("domain", domain),

@@ -12,7 +12,7 @@ from clustercert.http.console.visits import PREFIX, Pages, Visit, sees_others, w
 pages = Pages()
 
 _REQUESTS = f"{PREFIX}/requests"
-# The page has links to all clusters unless there are more than this. More have to be searched.
+# The maximum number of clusters to which the page links. With more clusters, the page has only a search.
 _MAX_LINKS = 20
 
 
@@ -78,9 +78,9 @@ def _attention(found: Any) -> list[Attention]:
             "bad",
             "revoked certificate still works until it expires",
             "revoked certificates still work until they expire",
-            "No control stops it in its cluster, so it is not counted above but gives access."
+            "No control in its cluster stops this certificate. It gives access, but is not counted above."
             if found["revoked_accepted"] == 1
-            else "No control stops them in their clusters, so they are not counted above but give access.",
+            else "No control in their clusters stops these certificates. They give access, but are not counted above.",
             fleet(enforcement="none"),
         ),
         (
@@ -88,7 +88,7 @@ def _attention(found: Any) -> list[Attention]:
             "bad",
             "cluster does not call the webhook any more",
             "clusters do not call the webhook any more",
-            "Revocations have no effect there. Check the configuration of the API server.",
+            "Without these calls, revocations have no effect. Check the configuration of the API server.",
             fleet(enforcement="unreviewed"),
         ),
         (
@@ -96,7 +96,7 @@ def _attention(found: Any) -> list[Attention]:
             "bad",
             "client CA ends within 24 hours, or has ended",
             "client CAs end within 24 hours, or have ended",
-            "Then nobody has access. Rotate the client CA.",
+            "Without a valid client CA, nobody has access. Rotate the client CA.",
             fleet(ca_end="day", order="ca_end"),
         ),
         (
@@ -128,7 +128,7 @@ def _attention(found: Any) -> list[Attention]:
             "warn",
             "rotation of a client CA can be completed",
             "rotations of client CAs can be completed",
-            "Nobody loses access.",
+            "Nobody loses access if you complete the rotation.",
             fleet(rotation="ready"),
         ),
         (
@@ -136,7 +136,7 @@ def _attention(found: Any) -> list[Attention]:
             "warn",
             "unknown identity is new within a day",
             "unknown identities are new within a day",
-            "They used client certificates that are not from this service.",
+            "Unknown identities use client certificates that are not from this service.",
             fleet(seen="unknown"),
         ),
         (

@@ -82,7 +82,8 @@ async def finish(visit: Visit) -> Response:
         raise
     except Unauthenticated as failure:
         raise LoginRefused(
-            f"{name} logged you in, but this service does not let you in. Ask an operator of this service to look up"
+            f"{name} logged you in, but this service does not let you in. Ask an operator of this service to"
+            " look up"
             " the reason in its log, by the id of this request.",
             failure.reason,
             known=failure.known,
@@ -105,7 +106,7 @@ def _redirect_uri(visit: Visit, issuer: str) -> str:
 
 
 def _answered_attempt(visit: Visit) -> LoginAttempt | None:
-    """Return the login that began in this browser, or None if the answer does not belong to it."""
+    """Return the login that began in this browser, or None if the answer does not belong to this login."""
     try:
         attempt = LoginAttempt.parse(visit.request.cookies.get(LOGIN_COOKIE, ""))
     except ValueError:
@@ -122,7 +123,7 @@ def _lead_back_to_login(visit: Visit, attempt: LoginAttempt | None) -> None:
             visit.request, failure, "The login failed", login_address(next_page, again=again)
         )
         if attempt is not None:
-            # An answer that does not belong to the login must not end it.
+            # An answer that does not belong to the login must not end the login.
             delete_cookie(response, LOGIN_COOKIE)
         return response
 
@@ -162,7 +163,7 @@ async def _logout_by_issuer(request: Request) -> Response:
     return Response(headers=NO_STORE)
 
 
-# No page of the console sends this form, but the issuer. The signature of the token is its proof.
+# The issuer sends this form, not a page of the console. The signature of the token proves this.
 pages.routes.append(
     PageRoute(f"{PREFIX}/backchannel-logout", _logout_by_issuer, methods=["POST"], include_in_schema=False)
 )

@@ -32,7 +32,7 @@ _TITLES = {"mine": "Your requests", "decide": "Waiting for your decision", "all"
 _STATES = ("open", "closed", "pending", "approved", "active", "denied", "expired", "ended", "finished")
 _EVERY_STATE = "any"
 _DEFAULT_SECONDS = 3600
-# What the form offers, up to the longest time of the offer.
+# The times that the form offers, up to the longest time of the offer.
 _TIMES = [
     *(timedelta(minutes=each) for each in (15, 30)),
     *(timedelta(hours=each) for each in (1, 2, 4, 8, 12)),
@@ -162,7 +162,7 @@ async def _choice_of_cluster(
 
 
 def _chosen_groups(offer: Any, typed: Any) -> list[tuple[str, bool]]:
-    """Return the offer's groups, each with whether it is chosen. A group that is the only one is chosen."""
+    """Return the offer's groups, each with whether it is chosen. If the offer has one group, it is chosen."""
     chosen = {*_group_fields(typed), typed.get("group")}
     return [(each, each in chosen or len(offer["groups"]) == 1) for each in offer["groups"]]
 
@@ -202,7 +202,8 @@ async def create(visit: Visit) -> Response:
         f"{_HOME}/{made['id']}",
         "Your request was created."
         if is_new
-        else "You have this open request already, so none was created. Its reason and ticket stay as they are.",
+        else "You have this open request already, so no new request was created. The reason and ticket of"
+        " the open request stay as they are.",
     )
 
 
@@ -286,7 +287,7 @@ async def _certificates(visit: Visit, request: Any, *, is_own: bool) -> list[Any
 
 
 def _commands(request: Any) -> dict[str, str]:
-    """Return the commands with which the user of a request uses it."""
+    """Return the commands with which the user of a request uses the access."""
     project, cluster = request["project"], request["cluster"]["name"]
     place = (
         f"{project['domain']}/{project['name']}/{cluster}" if project["name"] else request["cluster"]["id"]
@@ -342,7 +343,7 @@ async def end(visit: Visit) -> Response:
 
 
 async def _step(visit: Visit, step: str, body: JsonObject, done: str) -> Response:
-    """Change a request. If the API refuses the change, show the page again, with its message and what was typed."""
+    """Change a request. If the API refuses the change, show the page again, with the message and the typed values."""
     try:
         changed = await visit.api.post(path("access-requests", visit.part("request_id"), step), body)
     except NotFound:

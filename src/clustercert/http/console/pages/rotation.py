@@ -16,7 +16,7 @@ _STATES = ("planned", "distributed", "issuing", "draining", "complete")
 # What each state means, after its name.
 _MEANINGS = {
     "planned": "the API servers get the new CA",
-    "distributed": "all API servers accept it",
+    "distributed": "all API servers accept the new CA",
     "issuing": "the new CA signs",
     "draining": "certificates of the old CA expire",
     "complete": "all API servers refuse the old CA",

@@ -1,4 +1,4 @@
-"""Why the policy gives a user what it gives for a cluster, and who else could get a Kubernetes group."""
+"""Explains which certificate the policy gives a user for a cluster, and who else could get a Kubernetes group."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -78,7 +78,7 @@ async def _explained(visit: Visit, form: Mapping[str, str], *, is_csr: bool) -> 
 
 
 async def _users(visit: Visit, name: str) -> list[Mapping[str, Any]]:
-    """Return the users with this name or id whom the visitor may find. Raises NotFound if there are none."""
+    """Return the users with this name or id whom the visitor may find. Raises NotFound if there are no such users."""
     if is_user_id(name):
         return [{"id": name}]
     sees_all = reads_everything(visit.me.caller)
@@ -87,8 +87,8 @@ async def _users(visit: Visit, name: str) -> list[Mapping[str, Any]]:
     users: list[Mapping[str, Any]] = found["users"]
     if not users:
         raise NotFound(
-            f"There is no user {name}. Write users of an issuer with its name, such as sso/anna. They are known"
-            " after their first login."
+            f"There is no user {name}. Write users of an issuer with its name, such as sso/anna. Such users"
+            " are known after their first login."
             if sees_all
             else f"No unexpired certificate for this cluster belongs to a user {name}. Write the user's id instead."
         )
