@@ -74,7 +74,7 @@ def deleted_places(body: bytes, below: int) -> list[PlaceRange]:
     """Return the ranges of leaf indexes that a deletion event lists; an empty list for other events.
 
     Ignores ranges that end at or after `below`, because an event can't delete itself or later events. `below` is the
-    event's own leaf index, or a lower bound for it.
+    event's own leaf index, or a lower bound for this index.
     """
     fields = parse_body(body)
     detail = fields.get("detail")

@@ -68,7 +68,7 @@ class ExportedLog:
         return []
 
     async def deletion_events(self, first: int) -> list[StoredEvent]:
-        """Return nothing: `events` returns all events of an export, deletion events included."""
+        """Return nothing: `events` returns all events of an export, including deletion events."""
         del first
         return []
 
@@ -228,7 +228,8 @@ class Exporter:
             verify_consistency(earlier.size, earlier.root, head.size, head.root, proof)
         except (NoteError, ProofError, UnicodeDecodeError) as error:
             raise LogDamaged(
-                f"The log in the database does not extend the log that was exported to {folder}: {error}. Keep that "
+                f"The log in the database does not extend the log that was exported to {folder}: {error}."
+                " Keep that "
                 "folder as evidence. Export to a different folder, and verify both exports."
             ) from error
         return earlier.size
@@ -248,7 +249,7 @@ class Exporter:
         return count
 
     async def _write_all_events(self, folder: Path, stale: int, size: int, gaps: "_Gaps") -> int:
-        """Write event files that are missing, or that contain leaf indexes of `stale` or higher.
+        """Write the event files that are missing, or that contain leaf indexes from `stale` on.
 
         Returns the number of written events.
         """

@@ -7,7 +7,7 @@ from enum import Enum
 
 from clustercert.merkle.tiles import ENTRIES
 
-# Findings beyond this number are only counted.
+# The maximum number of findings in a report. Further findings are only counted.
 MAX_FINDINGS = 1000
 
 
@@ -36,9 +36,9 @@ class FindingKind(Enum):
     WAITING_UNREADABLE = "changed", "An event that waits to be sealed can't be read: its row was changed."
     SEALING_LATE = (
         "unsealed",
-        "Events have waited to be sealed since {since}: {count}. They are not yet protected. See the service's log.",
+        "Events have waited to be sealed since {since}: {count}. Such events are unprotected. See the service's log.",
     )
-    OUTSIDE = "inserted", "The event in row {event_id} has no leaf index, and does not wait for one."
+    OUTSIDE = "inserted", "The event in row {event_id} has no leaf index, and does not wait to be sealed."
     BEYOND_END = "inserted", "An event has leaf index {place}, but the log has only {size} leaves."
     OUT_OF_ORDER = "inserted", "An event has leaf index {place}, which is taken or out of order."
     EVENT_MOVED = "reordered", "The event at leaf index {place} matches the leaf at index {home}."
@@ -58,7 +58,7 @@ class FindingKind(Enum):
     TRUNCATED = "checkpoint", "The log was cut off: {head} has {head_size} leaves, but only {size} are left."
     ROOT_MISMATCH = (
         "checkpoint",
-        "The first {size} leaves do not match {head}: its root is {root}, but the leaves' root is {computed}.",
+        "The first {size} leaves do not match {head}: they have the root {computed}, and not {root}.",
     )
     CHECKPOINT_UNREADABLE = "checkpoint", "A checkpoint for a size between {first} and {last} can't be read."
     CHECKPOINT_INVALID = "checkpoint", "The stored checkpoint of size {row_size} is not valid: {reason}."
@@ -76,7 +76,7 @@ class FindingKind(Enum):
     )
     CHECKPOINT_DISORDERED = (
         "checkpoint",
-        "The stored checkpoint of size {row_size} is older than that of size {before}. Check the service's clock.",
+        "The stored checkpoint of size {row_size} is older than the one of size {before}. Check the service's clock.",
     )
     CHECKPOINT_POSTDATED = "checkpoint", "The stored checkpoint of size {row_size} is from the future: {at}."
     LOG_REPLACED = (
@@ -90,7 +90,7 @@ class FindingKind(Enum):
     )
     KEY_UNREADABLE = (
         "key",
-        "The private key in the table audit_log was changed: {reason}. The public key there can't be trusted either.",
+        "The private key in the table audit_log was changed: {reason}. Don't trust the public key there either.",
     )
 
     def __init__(self, problem: str, template: str) -> None:

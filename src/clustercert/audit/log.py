@@ -79,7 +79,7 @@ class AuditLog:
         return VerifierKey(log.origin, log.public_key)
 
     async def checkpoint(self, size: int | None = None) -> StoredCheckpoint:
-        """Return the checkpoint for log size `size`, by default the newest one.
+        """Return the checkpoint for log size `size`, by default the newest checkpoint.
 
         Raises NotFound if no checkpoint of this size is stored, or Unavailable if the log has no checkpoint yet.
         """
@@ -120,7 +120,7 @@ class AuditLog:
         Raises InvalidRequest if the sizes are in the wrong order, or NotFound if the log is smaller than `new`.
         """
         if not 0 <= old <= new:
-            raise InvalidRequest("from, to: must be two sizes of the log, the smaller one first.")
+            raise InvalidRequest("from, to: must be two sizes of the log, the smaller size first.")
         if new > (await self.log()).size:
             raise NotFound("to: must not exceed the size of the log (see the newest checkpoint).")
         return await self._hashes(consistency_ranges(old, new))
@@ -164,7 +164,7 @@ class LogSource(Protocol):
         """Return the stored checkpoints for these log sizes."""
 
     async def deletion_events(self, first: int) -> list[StoredEvent]:
-        """Return the deletion events from leaf index `first` on, and the deletion events that are not sealed yet."""
+        """Return the deletion events with leaf indexes from `first` on, and all deletion events that are not sealed."""
 
     async def unsealed(self, after: int | None) -> list[UnsealedEvent]:
         """Return the next batch of unsealed events, sorted by row id. Returns an empty list at the end.

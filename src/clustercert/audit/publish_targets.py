@@ -1,8 +1,8 @@
 """The targets for published checkpoints, and their addresses in the settings.
 
-* `file:/path`: appended to a file, for example on write-once storage.
-* `https://host/path`: sent by POST as plain text; http is allowed only for loopback.
-* `syslog:/dev/log` and `syslog://host:port`: RFC 5424, over a local socket or UDP.
+* `file:/path`: appended to a file, for example on write-once storage. * `https://host/path`: sent by POST as plain
+text; http is allowed only for loopback. * `syslog:/dev/log` and `syslog://host:port`: sent as RFC 5424 describes, over
+a local socket or UDP.
 
 The settings import this module, so it must not import the store.
 """

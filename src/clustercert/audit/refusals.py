@@ -89,7 +89,7 @@ class RepeatedRefusals:
         self._counts: dict[tuple[str, str | None], _Counts] = {}
 
     def is_repeated(self, event: Refusal) -> bool:
-        """Return whether a refusal is repeated. If so, count the refusal, so that the next flush records it.
+        """Return whether a refusal is repeated. Counts a repeated refusal, which the next flush then records.
 
         A refusal that is not repeated needs its own event.
         """
@@ -255,7 +255,7 @@ def _event_request(request: IssueRequest) -> EventRequest:
 
 
 def _event_project(caller: Caller, unverified_id: str) -> str | None:
-    """Return the project id, or None if the caller has no role in the project and so must not add events to it."""
+    """Return the project id, or None if the caller has no role there and so must not add events to the project."""
     return unverified_id if caller.roles_in(unverified_id) else None
 
 

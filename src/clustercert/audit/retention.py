@@ -61,7 +61,8 @@ class Retention:
         marker = self._marker(str(place), why, actor)
         if not await self.queries.delete(marker, only=place):
             raise NotFound(
-                f"There is no event {place} that can be erased. The event may have been deleted already. Deletion"
+                f"There is no event {place} that can be erased. The event may have been deleted already."
+                " Deletion"
                 " events "
                 "can't be erased."
             )
@@ -142,7 +143,7 @@ def _policy_problems(
 ) -> list[str]:
     found = []
     if leaf.not_valid_after_utc - leaf.not_valid_before_utc > timedelta(days=MOST_DAYS) + BACKDATE:
-        found.append("The lifetime exceeds the longest that any rule can allow.")
+        found.append("The lifetime exceeds the longest lifetime that any rule can allow.")
     tolerance = timedelta(0) if leaf_profile(leaf) == "own" else START_TOLERANCE
     if abs(leaf.not_valid_before_utc - record.issued_at.replace(microsecond=0) + BACKDATE) > tolerance:
         found.append("The certificate's start of validity does not match its time of issue.")

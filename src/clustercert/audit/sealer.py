@@ -167,5 +167,6 @@ def _cached_root(size: int, tiles: tuple[tuple[TileId, bytes], ...]) -> bytes:
 
 def _damaged(reason: str) -> LogDamaged:
     return LogDamaged(
-        f"The audit log is damaged: {reason}. Nothing is sealed until it is repaired. Run `clustercert audit verify`."
+        f"The audit log is damaged: {reason}. Nothing is sealed until the log is repaired. Run `clustercert"
+        " audit verify`."
     )

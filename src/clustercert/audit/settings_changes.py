@@ -19,7 +19,7 @@ ISSUERS_CURSOR = "issuers"
 
 
 async def record_issuer_change(cursor: JobCursor, issuers: Sequence[OidcIssuer], now: datetime) -> bool:
-    """Record the issuers if they differ from the last recorded issuers. Returns whether this call recorded them.
+    """Record the issuers if they differ from the last recorded issuers. Returns whether this call recorded the issuers.
 
     If several workers start at once, only one of them records the issuers. Raises Unavailable.
     """

@@ -63,7 +63,8 @@ class SignatureLock:
 MAX_SKEW = timedelta(minutes=15)
 
 # The maximum length of path and query together. Real clients send much shorter paths and queries. Path and query are
-# canonicalized before authentication. Canonicalizing longer ones would take longer than issuing a certificate.
+# canonicalized before authentication. Canonicalizing longer paths and queries would take longer than issuing a
+# certificate.
 MAX_ADDRESS = 4096
 
 # Replaces the secret if the access key is unknown. The replacement has the length of a real secret key (SK), so that
@@ -74,7 +75,7 @@ _SCHEMES = frozenset(ALGORITHMS.values())
 
 _CONTENT_HASH = b"x-sdk-content-sha256"
 # The value of X-Sdk-Content-Sha256 in place of a hash, if the signature does not cover the body. Huawei Cloud's PHP SDK
-# sends this value with every JSON request, its Python SDK with bodies other than JSON.
+# sends this value with every JSON request, and its Python SDK sends this value with bodies other than JSON.
 _UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 
 
@@ -195,7 +196,7 @@ def _signed_parts(
 def _is_without_body(request: UnverifiedRequest, received: dict[bytes, list[bytes]]) -> bool:
     """Whether the signature covers the whole request even if it does not cover a body.
 
-    Whoever intercepted a signature of a request with a body could otherwise send a different body with it.
+    Otherwise, an attacker who intercepted the signature of a request with a body could send it with a different body.
     """
     announced = b"content-length" in received or b"transfer-encoding" in received
     return request.method in {"GET", "HEAD"} and not request.body and not announced

@@ -36,7 +36,7 @@ class Authority(Protocol):
 
     @property
     def named_projects(self) -> frozenset[str]:
-        """All projects that the identity system's settings name, also those that only a rule for a role names."""
+        """All projects in the identity system's settings, including projects that only a rule for a role names."""
 
     @property
     def role_names(self) -> frozenset[str]:
@@ -79,7 +79,7 @@ class KeystonePassword:
     Attributes:
         user, domain: names in Keystone.
         project: the id, or the name in this domain, of the project in which the person wants to use roles; or empty.
-        in_system: use roles in the scope `system` instead of a project.
+        in_system: whether to use roles in the scope `system` instead of a project.
     """
 
     user: str

@@ -19,8 +19,8 @@ class IdentitySettings(Section):
     """`[identity]`: the built-in identity service, OIDC issuers and a Keystone.
 
     Attributes:
-        built_in: enable the built-in identity service. If false, the users, tokens and access keys of the built-in
-            identity service are refused, and the paths below `/v3` do not exist.
+        built_in: whether the built-in identity service is enabled. If false, the users, tokens and access keys of the
+            built-in identity service are refused, and the paths below `/v3` do not exist.
         region: name of the region in the catalog. The vendors' clients expect projects to have this name.
         token_lifetime: lifetime of the tokens that the built-in identity service issues.
         issuers: OIDC issuers whose tokens are accepted too. See [Identity providers](identity.md#settings).
@@ -65,7 +65,8 @@ class IdentitySettings(Section):
             methods = KEYSTONE_METHODS if keystone is not None else ("oidc",)
         if caller.auth_method not in methods:
             return "auth_method", (
-                f"callers of {caller.issuer} don't authenticate by {caller.auth_method}; write {', '.join(methods)}"
+                f"callers of {caller.issuer} don't authenticate by {caller.auth_method}; write"
+                f" {', '.join(methods)}"
             )
         if issuer is not None:
             return _name_fault(caller, issuer.name, f"{issuer.name}/alice" if issuer.prefix_names else None)
@@ -78,7 +79,9 @@ class IdentitySettings(Section):
         check_issuers_differ(self.issuers)
         keystone = self.keystone
         if keystone is not None and any(keystone.name == issuer.name for issuer in self.issuers):
-            raise RuleFault(f"an issuer has the name {keystone.name}", "keystone", "name")
+            raise RuleFault(
+                f"an issuer has the name {keystone.name}; choose another name", "keystone", "name"
+            )
         if not self.built_in and keystone is None and not self.issuers:
             raise RuleFault("if built_in is false, configure Keystone or an issuer", "built_in")
         return self

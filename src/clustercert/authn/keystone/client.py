@@ -62,7 +62,7 @@ class KeystoneClient:
         self._failure = ""
 
     async def token(self, text: str) -> TokenBody | None:
-        """Validate a token. Returns None if the token has expired or was revoked, or its user is disabled."""
+        """Validate a token. Returns None if the token has expired or was revoked, or if its user is disabled."""
         answer = await self._read(TokenAnswer, "/auth/tokens", NO_CATALOG, subject=text)
         return answer.token if answer is not None else None
 
@@ -224,7 +224,7 @@ class Lookups(Generic[V]):
         self._most_under_way = under_way
 
     def cached(self, key: bytes) -> V | None:
-        """Return the cached answer, or None if there is none."""
+        """Return the cached answer, or None if no answer is cached."""
         entry = self._found.get(key)
         return entry.value if entry is not None else None
 
@@ -355,7 +355,8 @@ def _named(keystone: Keystone, name: str, domain: DomainReference, user_id: str)
     for text in (name, domain.name):
         if invisible_problem(text) or len(text.encode()) > MAX_NAME_BYTES:
             raise Unauthenticated(
-                f"a name has invisible characters, is not in Unicode NFC, or has more than {MAX_NAME_BYTES} bytes:"
+                f"a name has invisible characters, is not in Unicode NFC, or has more than {MAX_NAME_BYTES}"
+                " bytes:"
                 f" {text[:64]!a}",
                 known=user_id,
             )

@@ -58,7 +58,7 @@ class KeystoneConnection:
         """Send a request to a path below Keystone's URL.
 
         Raises CredentialUnverified if Keystone can't be reached or no connection becomes free in time, or
-        UnusableAnswer for a response that can't be read, such as one that is too long.
+        UnusableAnswer for a response that can't be read, such as a response that is too long.
         """
         self._require_open()
         async with self._slot():
@@ -131,7 +131,8 @@ class KeystoneConnection:
 RENEW_AFTER = 0.8
 # Pause after a refused login. Keystone may lock a user after several refused logins.
 PAUSE_SECONDS = 10
-# Pause after a login that failed with an internal error of Keystone. Keystone does not count it as a refused login.
+# Pause after a login that failed with an internal error of Keystone. Keystone does not count such a login as a refused
+# login.
 ERROR_PAUSE_SECONDS = 1
 
 

@@ -71,7 +71,7 @@ class KeystoneLogins:
         projects = await self._projects(text)
         if len(projects) > 1:
             named = ", ".join(project.name for project in projects[:_MAX_NAMED])
-            raise InvalidRequest(f"You have roles in several projects. Name one of them: {named}.")
+            raise InvalidRequest(f"You have roles in several projects. Name one of these projects: {named}.")
         if not projects:
             return text
         identity = {"methods": ["token"], "token": {"id": text}}

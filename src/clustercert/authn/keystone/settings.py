@@ -163,7 +163,7 @@ class Keystone(Section):
         name: prefix of the names of Keystone's users and groups: `NAME/DOMAIN/alice`. No domain of this service may
             have this name.
         prefix_names: if false, users and groups have the same names as in Keystone, without a prefix. Policy rules then
-            can't distinguish them from users and groups of the built-in identity service.
+            can't distinguish Keystone's users and groups from those of the built-in identity service.
         ca_file: PEM file with the trusted CAs for Keystone's certificate. By default, the system's CAs.
         timeout: longest time for one request to Keystone, 1s to 20s.
         cache: how long Keystone's answers about tokens, users and access keys are reused, 1s to 60s.
@@ -175,10 +175,10 @@ class Keystone(Section):
             are ignored. Without the table, roles keep their names.
         system_roles: a table that maps role names in Keystone's scope `system` to roles in the whole service, such as
             `admin = "operator"`.
-        groups: read the groups of users. If false, users have no groups, and the service's user in Keystone needs fewer
-            rights.
-        access_keys: accept requests that are signed with EC2 credentials. Keystone shows EC2 credentials to users only,
-            so this does not work if `service` has an application credential.
+        groups: whether to read the groups of users. If false, users have no groups, and the service's user in Keystone
+            needs fewer rights.
+        access_keys: whether to accept requests that are signed with EC2 credentials. Keystone shows EC2 credentials to
+            users only, so false is required if `service` has an application credential.
     """
 
     url: Annotated[str, Field(max_length=512), AfterValidator(_keystone_url)]

@@ -56,7 +56,7 @@ class OidcAuthenticator:
     """Verifies tokens from OIDC issuers. Looking up a cached token needs one hash and no I/O.
 
     Attributes:
-        logins: by the issuer's name, logins of people at each issuer that has a client for the console.
+        logins: logins of people, by the name of each issuer that has a client for the console.
         revision: a new number after each load of the settings.
     """
 

@@ -69,7 +69,7 @@ def claim_value(claims: JsonObject, claim: str) -> object:
 
 
 def claim_texts(value: object) -> tuple[str, ...] | None:
-    """Return a claim's value, or each entry of a list, as a string. Returns None if a value has another type."""
+    """Return a claim's value, or each entry of a list, as a string. Returns None for objects and other types."""
     values = value if isinstance(value, list) else [value]
     texts = tuple(map(_text, values))
     return None if None in texts else tuple(text for text in texts if text is not None)

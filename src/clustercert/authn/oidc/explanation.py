@@ -38,10 +38,10 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class RoleRuleResult:
-    """Whether a rule of the issuer's settings gives its role to the token's user.
+    """Whether a rule of the issuer's settings gives the rule's role to the token's user.
 
     Attributes:
-        projects: the projects for which the rule gives the role; `None` for all projects of the issuer's users.
+        projects: the projects for which the rule gives the role; `None` means all projects of the issuer's users.
         service: whether the rule gives the role in the whole service.
         unmet: the conditions that the user does not meet; empty if the user gets the role.
     """
@@ -79,8 +79,8 @@ class RoleClaim:
     """A claim that the issuer's rules for roles read, for a user to whom no rule gives a role.
 
     Attributes:
-        value: the user's own value, shortened; empty if the token has none.
-        is_met: whether the claim meets its condition in the rule that is nearest among those for this very user, see
+        value: the user's own value, shortened; empty if the token does not have the claim.
+        is_met: whether the claim meets its condition in the nearest of the rules that name this user, see
             `missed_role_claims`; None if this rule does not read the claim, or if there is no such rule.
     """
 
@@ -92,9 +92,9 @@ class RoleClaim:
 def missed_role_claims(issuer: OidcIssuer, token: UnverifiedToken) -> tuple[RoleClaim, ...] | None:
     """Return the claims that the issuer's rules for roles in projects read; None if a rule gives the user a role.
 
-    For the user, so it must not tell anything about the rules for others: the accepted values never occur. Whether a
-    claim meets a condition is told only for a rule that names the user's own identity, such as the `project_id` of
-    their repository, because nobody can choose an identity to find out the rules for it.
+    The user sees the result, so it must not reveal rules for other users, and never contains accepted values. It
+    reveals whether a claim meets a condition only for rules that name the user's own identity, such as the `project_id`
+    of their repository, because nobody can choose an identity to find out its rules.
     """
     claims, groups = token.claims, mapped_groups(issuer, token.claims)
     if any(rule.is_granted(claims, groups) for rule in issuer.roles):
@@ -127,7 +127,7 @@ def missed_role_claims(issuer: OidcIssuer, token: UnverifiedToken) -> tuple[Role
 
 
 def _text(value: object) -> str:
-    """Return a claim's value as printable ASCII, shortened, a list as its entries."""
+    """Return a claim's value as printable ASCII, shortened. Joins the entries of a list."""
     values = value if isinstance(value, list | tuple) else [value]
     texts = claim_texts(list(values))
     text = ", ".join(texts) if texts is not None else shown(value)

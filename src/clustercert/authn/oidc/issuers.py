@@ -37,7 +37,8 @@ class ClaimMapping:
         subject: claims that together identify the user permanently.
         username: claims whose values, joined with slashes, are the user's name; None to use the claims in `subject`.
         groups: a claim with strings, or an expression whose value is a list of strings; None for no groups.
-        strip_slash: remove a leading slash from groups. Keycloak sends groups as paths that begin with a slash.
+        strip_slash: whether to remove a leading slash from groups. Keycloak sends groups as paths that begin with a
+            slash.
     """
 
     subject: tuple[str, ...] = ("sub",)
@@ -55,7 +56,7 @@ class Preset:
 
     Attributes:
         required: claims that every token must have.
-        pinned: the settings must check one of these claims, because anyone can get a token from this public issuer.
+        pinned: claims of which the settings must check one, because anyone can get a token from this public issuer.
         scopes: scopes that the client of `clustercert login` requests.
         is_for_machines: whether the issuer's users are jobs and service accounts, not people.
     """
@@ -246,18 +247,18 @@ class RoleGrant(Section):
 class ConsoleClient(Section):
     """`[identity.issuers.console]`: the OAuth client of the web console.
 
-    People log in to the console at the issuer above this table. Without the table, nobody can.
+    This table belongs to the issuer above it. Without the table, nobody can log in to the console at this issuer.
 
     Attributes:
         client_id: id of the client. ID tokens must be issued for this client, and name no other audience but the
             issuer's `trusted_audiences`. `audiences` is for other tokens only.
         client_secret_file: file whose first line is the client's secret. The file must not be readable by other users,
             and is read at each login. By default, the client is public.
-        scopes: scopes that the client requests. By default, the issuer's `scopes` or those of the preset, without
-            `offline_access`.
+        scopes: scopes that the client requests. By default, the scopes in the issuer's `scopes` or in the preset,
+            without `offline_access`.
         parameters: a table of further parameters of the login, such as `domain_hint`.
         login_time: claim with the time when the person last logged in at the issuer. Actions that need a new login
-            check this time. Without `auth_time`, they are refused. Set `iat` only for an issuer that asks for the
+            check this time, and are refused if the claim is missing. Set `iat` only for an issuer that asks for the
             password in each login.
     """
 
@@ -324,13 +325,14 @@ class OidcIssuer(Section):
         groups: claim with a list of groups.
         groups_cel: a CEL expression whose value is the list of groups. The variable `claims` has the token's claims.
             Needs `clustercert[policy]`.
-        prefix_names: if false, the names of users and groups have no prefix. Policy rules then can't distinguish them
-            from users and groups of the built-in identity service.
+        prefix_names: if false, the names of users and groups have no prefix. Policy rules then can't distinguish the
+            issuer's users and groups from those of the built-in identity service.
         projects: the only projects in which the issuer's users can have roles, as `DOMAIN/NAME` or by id. A name stands
             for the project that has this name at the time of a request.
         domain: name or id of a domain. The issuer's users can have roles only in the domain's projects.
         roles: roles of the issuer's users. See below.
-        client_id: id of the public OAuth client for `clustercert login`. Without it, nobody can log in at this issuer.
+        client_id: id of the public OAuth client for `clustercert login`. Without `client_id`, nobody can log in at this
+            issuer.
         scopes: scopes that the client requests. By default, the preset's scopes.
         redirect_uris: addresses on the user's machine that are registered for the client, `http://127.0.0.1` or
             `http://localhost` with a path. Without a port, the client uses any free port.
@@ -384,8 +386,8 @@ class OidcIssuer(Section):
         for number, grant in enumerate(self.roles):
             if self.domain is None and not (grant.projects or frozenset()) <= self.projects:
                 raise RuleFault(
-                    "some are not among the issuer's projects; add these to the issuer's setting projects, written"
-                    " in the same way",
+                    "some projects are not among the issuer's projects; add these to the issuer's setting"
+                    " projects, in the same form",
                     "roles",
                     number,
                     "projects",
@@ -464,7 +466,7 @@ class OidcIssuer(Section):
 
     @property
     def identity_claims(self) -> frozenset[str]:
-        """Claims that tell whose token it is: the user's, and that of their owner, such as a repository's owner."""
+        """Claims that identify the token's user, and the user's owner, such as the owner of a repository."""
         return frozenset({*self.mapping.subject, *self._defaults.pinned})
 
     @property

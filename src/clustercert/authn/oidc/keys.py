@@ -181,7 +181,7 @@ class IssuerKeys:
 
     Attributes:
         version: a number that changes with the keys. Cached tokens verified with an older version are not used.
-        failure: why the last fetch failed; empty if it succeeded.
+        failure: why the last fetch failed; empty if the last fetch succeeded.
     """
 
     def __init__(self, name: str, fetch: FetchKeys, clock: Callable[[], float] = time.monotonic) -> None:

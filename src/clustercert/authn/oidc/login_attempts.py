@@ -30,15 +30,15 @@ class LoginRefused(Unauthenticated):
 
 @dataclass(frozen=True, slots=True)
 class LoginAttempt:
-    """A login that has begun. The person's browser keeps it in a cookie until the issuer sends the browser back.
+    """A login that has begun. The browser keeps this attempt in a cookie until the issuer sends the browser back.
 
     Attributes:
         issuer: name of the issuer.
         next_page: the page to show after the login.
         again: whether the person must prove who they are now, even if they are logged in at the issuer.
         started_at: seconds since 1970.
-        key: random; from it and the other fields, the secrets of this login are derived. So a changed cookie does not
-            fit to the `state` in the issuer's answer.
+        key: random text. The secrets of this login are derived from `key` and the other fields, so a changed cookie
+            does not match the `state` in the issuer's answer.
     """
 
     issuer: str
@@ -73,7 +73,7 @@ class LoginAttempt:
         return base64url(hmac.new(self.key.encode(), content, hashlib.sha256).digest())
 
     def is_answered_by(self, state: str, now: datetime) -> bool:
-        """Whether an answer with this `state` belongs to this login, and came in time."""
+        """Whether an answer with this `state` belongs to this login, and arrived in time."""
         in_time = self.started_at <= int(now.timestamp()) <= self.started_at + LOGIN_SECONDS
         return in_time and hmac.compare_digest(state.encode(), self.secret("state").encode())
 

@@ -1,4 +1,4 @@
-"""Logout tokens, with which an issuer says that a person has logged out there.
+"""Logout tokens, with which an issuer reports that a person has logged out at the issuer.
 
 Source: OpenID Connect Back-Channel Logout 1.0, sections 2.4 and 2.6.
 """
@@ -21,7 +21,7 @@ class IssuerLogout:
     """Which sessions of an issuer's users have ended.
 
     Attributes:
-        sid: the issuer's id of the session; None for all sessions of the user.
+        sid: the issuer's id of the session; None means all sessions of the user.
         sub: the issuer's id of the user; None if the token has only `sid`.
         at: when the token was issued.
     """

@@ -70,7 +70,7 @@ def _list_of_strings(source: ClaimExpression, claims: JsonObject) -> list[str]:
 
 
 def _check_overage(claim: str, claims: JsonObject) -> None:
-    """Refuse a token that only has a reference to the groups: without the groups, the policy would decide wrongly.
+    """Refuse a token that contains only a reference to the groups: without the groups, the policy would decide wrongly.
 
     Source: OpenID Connect Core 1.0, section 5.6.2; Microsoft identity platform, "Groups overage claim".
     """
@@ -82,7 +82,8 @@ def _check_overage(claim: str, claims: JsonObject) -> None:
         raise TokenRefused(
             "groups",
             "a reference to the groups instead of the groups",
-            "all groups in the token. The user is in too many groups: configure the issuer to send only groups that are"
+            "all groups in the token. The user is in too many groups: configure the issuer to send only"
+            " groups that are"
             " assigned to the application, or use the application's roles",
         )
 
@@ -152,7 +153,7 @@ def _name(issuer: OidcIssuer, name: str) -> str:
 def _roles(
     issuer: OidcIssuer, claims: JsonObject, groups: Sequence[str]
 ) -> tuple[dict[str | None, frozenset[str]], frozenset[str]]:
-    """Return the roles by project (as in the settings; None: all projects), and the roles in the whole service."""
+    """Return the roles by project (as in the settings; None means all projects), and the roles in the whole service."""
     roles: dict[str | None, frozenset[str]] = {}
     service_roles: frozenset[str] = frozenset()
     for grant in issuer.roles:

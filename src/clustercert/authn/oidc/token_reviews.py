@@ -36,7 +36,7 @@ REVIEW = "token review"
 # Source: kube-apiserver, staging/src/k8s.io/apiserver/pkg/authentication/serviceaccount/util.go.
 _USERNAME = re.compile(r"system:serviceaccount:([a-z0-9-]{1,63}):([a-z0-9.-]{1,253})")
 _EXTRA = "authentication.kubernetes.io/"
-# Claims that are taken from the token, because the API server verifies them but does not return them.
+# Claims that are taken from the token, because the API server verifies these claims but does not return them.
 _TIMES = ("exp", "iat", "nbf", "jti")
 
 logger = structlog.get_logger()

@@ -167,7 +167,7 @@ def claim_results(issuer: OidcIssuer, token: UnverifiedToken, now: datetime) -> 
 
 
 def audience_and_time_results(issuer: OidcIssuer, token: UnverifiedToken, now: datetime) -> Iterator[Result]:
-    """Yield the results of the checks that apply to tokens for the API, of all issuers."""
+    """Yield the results of the checks that apply to tokens for the API from all issuers."""
     yield _result("aud", lambda: _check_audience(issuer, token.claims.get("aud")))
     yield from _time_results(issuer, token, now)
 
@@ -175,7 +175,7 @@ def audience_and_time_results(issuer: OidcIssuer, token: UnverifiedToken, now: d
 def id_token_results(
     issuer: OidcIssuer, client: ConsoleClient, token: UnverifiedToken, now: datetime
 ) -> Iterator[Result]:
-    """Yield the result of each check of the claims of an ID token for the console, but for `azp` and `nonce`."""
+    """Yield the results of the checks of an ID token for the console, except the claims `azp` and `nonce`."""
     yield from client_results(issuer, client, token, now)
     yield _result("auth_time", lambda: _check_login_time(token.claims.get("auth_time"), now, issuer.leeway))
     yield from _access_results(issuer, token)

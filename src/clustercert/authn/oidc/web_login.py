@@ -177,8 +177,8 @@ class IssuerLogins:
 
     def _unreachable(self) -> Unavailable:
         return Unavailable(
-            f"The identity provider {self.issuer.name} can't be used now. Try again in a moment. If this lasts, ask an"
-            " operator of this service to read its log.",
+            f"The identity provider {self.issuer.name} can't be used now. Try again in a moment. If this"
+            " lasts, ask an operator to read the log of this service.",
             retry_after=_PAUSE_SECONDS,
         )
 
@@ -193,8 +193,10 @@ class IssuerLogins:
         if code in _RETRY:
             return Unavailable(f"{name} can't log you in now ({code}). Try again in a moment.")
         return RemoteFailed(
-            f"{name} does not accept this service as a client ({code}). Ask an operator of this service to compare"
-            " identity.issuers.console with the client's settings at the issuer: id, secret, scopes and redirect"
+            f"{name} does not accept this service as a client ({code}). Ask an operator of this service to"
+            " compare"
+            " identity.issuers.console with the client's settings at the issuer: id, secret, scopes and"
+            " redirect"
             " address."
         )
 
@@ -223,13 +225,13 @@ class IssuerLogins:
         return self._id_token(response)
 
     def _secret(self) -> str | None:
-        """Read the client's secret. Raises RemoteFailed; its cause is for the log."""
+        """Read the client's secret. Raises RemoteFailed; the cause of the error is for the log."""
         try:
             return self._client.read_secret()
         except PrivateFileError as error:
             raise RemoteFailed(
-                f"This service can't read its secret for {self.issuer.name}. Ask an operator of this service to read"
-                " its log."
+                f"This service can't read its secret for {self.issuer.name}. Ask an operator to read the log"
+                " of this service."
             ) from error
 
     def _id_token(self, response: Response) -> str:
@@ -263,7 +265,8 @@ class IssuerLogins:
         at = min(earliest + self.issuer.leeway, now)
         if is_login and earliest < now - attempt.max_age - 2 * self.issuer.leeway:
             raise LoginRefused(
-                f"Your login at {name} is too old, and {name} did not ask you to log in again. Log out at {name}, then"
+                f"Your login at {name} is too old, and {name} did not ask you to log in again. Log out at"
+                f" {name}, then"
                 " log in here again.",
                 f"auth_time: the token has {rfc3339(at)}; expected: at most {attempt.max_age} ago",
             )
@@ -271,8 +274,8 @@ class IssuerLogins:
             return at
         if attempt.again:
             raise LoginRefused(
-                f"{name} did not say when you logged in there, so the login does not count as a new one. Ask an"
-                " operator of this service to let the issuer send the claim auth_time, or to set"
+                f"{name} did not say when you logged in there, so the login does not count as a new login."
+                " Ask an operator of this service to let the issuer send the claim auth_time, or to set"
                 ' identity.issuers.console.login_time = "iat".',
                 "auth_time: the token has nothing",
             )
