@@ -321,7 +321,7 @@ def test_a_user_of_several_projects_of_keystone_names_one(
     browser = Browser(site.client)
     answer = browser.post("/console/login", None, **fields)
     assert answer.status_code == 400
-    assert "You have roles in several projects. Name one of them: eu-de, eu-de." in answer.text
+    assert "You have roles in several projects. Name one of these projects: eu-de, eu-de." in answer.text
     assert browser.post("/console/login", None, **fields, project=world.other_project.id).status_code == 303
     assert world.clusters["foreign"].name in clusters(browser)
 

@@ -372,7 +372,7 @@ def test_a_changed_password_ends_the_other_logins(newcomer: Newcomer) -> None:
         (fields("wrong", "second password"), 401, "The old password is wrong."),
         (fields("first password", "short"), 400, "password"),
         (fields("first password", "first password"), 400, "Choose a different password."),
-        (fields("first password", "second password", "other"), 400, "Write the same one"),
+        (fields("first password", "second password", "other"), 400, "Write the same password"),
     ],
 )
 def test_a_refused_password_keeps_the_person_on_the_form(

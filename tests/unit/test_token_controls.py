@@ -28,10 +28,10 @@ def token_cluster(*roles: str) -> Cluster:
 )
 def test_holders_of_cluster_admin_are_named(role: str, is_admin: bool) -> None:
     known = token_cluster(role)
-    told = "cluster-admin is given to admins" in " ".join(residual_risks(known))
+    told = "the role cluster-admin (admins)" in " ".join(residual_risks(known))
     enforcement = enforcement_of(controls_of(known, [], NOW))
     assert enforcement.does_not_stop is not None
-    assert told == ("cluster-admin is given to admins" in enforcement.does_not_stop) == is_admin
+    assert told == ("the role cluster-admin (admins)" in enforcement.does_not_stop) == is_admin
     assert (enforcement.refuses, enforcement.enforced_by) == ("all", ("account",))
 
 
