@@ -203,7 +203,7 @@ def test_all_certificates_are_revoked_after_the_cluster_is_named(site: Site) -> 
     assert "3 valid certificates of 2 users" in text(operator.get(place))
     for typed in ("", "Plain", "eip"):
         refused = operator.post(place, None, cluster=typed)
-        assert (refused.status_code, "Type it to confirm." in refused.text) == (400, True)
+        assert (refused.status_code, "Type this name to confirm." in refused.text) == (400, True)
     assert site.revocations() == []
     done = operator.post(place, None, cluster="plain")
     assert done.headers["location"] == site.page

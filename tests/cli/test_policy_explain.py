@@ -102,7 +102,7 @@ def test_a_refused_request_ends_with_1(operator: Operator) -> None:
     code, lines = explained(operator, "carol", "prod")
     assert (code, lines[0]) == (
         1,
-        "Refused (403): No rule of the policy matches this request. What the nearest",
+        "Refused (403): No rule of the policy matches this request. The nearest rules",
     )
     text = "\n".join(lines)
     assert "Nearest rule: break-glass. It would allow the request with:\n" in text

@@ -210,7 +210,7 @@ def test_an_admin_assigns_roles_in_all_their_projects(admin: RemoteUser, made: t
         users = [each["user"] for each in admin.output_json("role", "list", "--project", project)]
         assert users == ["remote-admin", "remote-member"]
         admin.output("role", "unassign", "reader", *to_member)
-        assert "may assign it" in admin.failure(4, "role", "assign", "operator", *to_member)
+        assert "may assign this role" in admin.failure(4, "role", "assign", "operator", *to_member)
         assert "Did you mean member?" in admin.failure(4, "role", "assign", "memeber", *to_member)
     elsewhere = admin.failure(
         5, "role", "assign", "reader", "--user", "remote-member", "--project", "remote-3"

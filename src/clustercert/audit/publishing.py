@@ -13,7 +13,7 @@ logger = structlog.get_logger()
 
 
 class CheckpointPublisher:
-    """Publishes the newest checkpoint to all targets that don't have it yet."""
+    """Publishes the newest checkpoint to all targets that lack this checkpoint."""
 
     def __init__(self, log: AuditLog, targets: tuple[PublishTarget, ...]) -> None:
         self._log = log

@@ -255,7 +255,7 @@ def _event_request(request: IssueRequest) -> EventRequest:
 
 
 def _event_project(caller: Caller, unverified_id: str) -> str | None:
-    """Return the project id, or None if the caller has no role there and so must not add events to the project."""
+    """Return the project id, or None for a caller without a role, who must not add events to the project."""
     return unverified_id if caller.roles_in(unverified_id) else None
 
 

@@ -365,7 +365,8 @@ async def verify(
 
     Args:
         report_progress: called with the numbers of checked events and of all events.
-        patience: how many seconds to wait for the service to seal deletions that it records during the verification.
+        patience: how many seconds to wait for the service to seal deletions that the service records during the
+            verification.
     """
     head, newest = await _newest_checkpoint(source, key)
     report = VerificationReport(size=newest.size, root=newest.root.hex())
@@ -463,12 +464,12 @@ class CheckpointCheck:
         return heads
 
     def _check_time(self, row: StoredCheckpoint) -> None:
-        """Check the stored time, which the signature does not cover, although lists of events by time rely on it."""
+        """Check the stored time. The signature does not cover this time, but lists of events by time rely on it."""
         if (newest := self._events.newest_before(row.size)) is not None and row.at + SLACK < newest[1]:
             self._report.add(FindingKind.CHECKPOINT_BACKDATED, place=newest[0], row_size=row.size)
         if self._before is not None and row.at + SLACK < self._before.at:
             self._report.add(FindingKind.CHECKPOINT_DISORDERED, row_size=row.size, before=self._before.size)
-        # A later checkpoint, or else the clock, shows that a time is too late.
+        # A time is too late if it is later than the next checkpoint or, for the newest checkpoint, than the clock.
         if row.size == self._report.size and row.at > self._now + SLACK:
             at = row.at.isoformat(timespec="seconds")
             self._report.add(FindingKind.CHECKPOINT_POSTDATED, row_size=row.size, at=at)

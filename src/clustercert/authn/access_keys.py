@@ -196,7 +196,8 @@ def _signed_parts(
 def _is_without_body(request: UnverifiedRequest, received: dict[bytes, list[bytes]]) -> bool:
     """Whether the signature covers the whole request even if it does not cover a body.
 
-    Otherwise, an attacker who intercepted the signature of a request with a body could send it with a different body.
+    Otherwise, an attacker who intercepted the signature of a request with a body could send the signature with a
+    different body.
     """
     announced = b"content-length" in received or b"transfer-encoding" in received
     return request.method in {"GET", "HEAD"} and not request.body and not announced

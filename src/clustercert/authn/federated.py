@@ -24,7 +24,7 @@ class Authority(Protocol):
 
     @property
     def url(self) -> str:
-        """The URL of the identity system. Policies and audit events call it the issuer."""
+        """The URL of the identity system. Policies and audit events call this URL the issuer."""
 
     @property
     def projects(self) -> frozenset[str]:

@@ -166,7 +166,7 @@ class AccessReports:
         now = self.now()
         controls = await self.controls(cluster)
         set_up = {control.name for control in controls if control.set_up}
-        # A use after the revocation shows that revocations have no effect, so it is always reported.
+        # A use after the revocation shows that revocations have no effect, so such a use is always reported.
         used = await self.queries.used_after_revocation(cluster.id, now)
         selection = AccessFilter(
             cluster_id=cluster.id,

@@ -27,8 +27,8 @@ class Enforcement:
 
     Attributes:
         enforced_by: the fast controls that are set up and can stop the certificates, fastest first.
-        within_seconds: the seconds from a revocation until the API server refuses the certificate; None if it never
-            refuses.
+        within_seconds: the seconds from a revocation until the API server refuses the certificate; None without such a
+            control.
         does_not_stop: a sentence that says what the fastest of these controls does not stop; None without a control.
         lacking: a sentence that says what is missing; None if nothing is known to be missing.
     """
@@ -40,7 +40,7 @@ class Enforcement:
     does_not_stop: str | None = None
 
     def expected_by(self, revoked_at: datetime) -> datetime | None:
-        """Return by when the API server should refuse a credential revoked at this time; None if it refuses nothing."""
+        """Return when the API server should refuse a credential revoked at this time; None without a control."""
         seconds = self.within_seconds
         return None if seconds is None else revoked_at + timedelta(seconds=seconds)
 
@@ -56,7 +56,7 @@ class CredentialEnd:
         stopped_by: the controls that can stop the certificate, fastest first.
         ends_by: the control that ends the access first: `ca` if the cluster has fast controls but none of them stops
         this certificate, and `expiry` if the cluster has no fast controls.
-        revoked_at, revoked_by: when and by whom the certificate was revoked; None if it is live.
+        revoked_at, revoked_by: when and by whom the certificate was revoked; None if the certificate is live.
         used_after_revocation_at: when an API server last allowed a request after the revocation; None if none was seen.
         refusal: what was seen of the refusal; None if the certificate is not revoked. `used`: an API server allowed a
             request after the revocation. `refused`: the webhook told the API server to refuse a request. `expected`: a
@@ -147,7 +147,7 @@ def _is_of_masters(certificate: CertificateView) -> bool:
 
 
 def _stops(control: Control, certificate: CertificateView) -> bool:
-    """Whether a control can stop this certificate, if it is set up."""
+    """Whether a control can stop this certificate, if the control is set up."""
     # The API server never asks the webhook about members of system:masters, who can also remove the other controls.
     if _is_of_masters(certificate):
         return False

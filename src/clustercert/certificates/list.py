@@ -21,7 +21,8 @@ from clustercert.store.certificates.views import CertificateView, VisibleCertifi
 from clustercert.store.clusters.registry import ClusterLookup, require_cluster
 
 ONLY_READERS = (
-    "Only operators and auditors can see the certificates of all projects. Request only your own (own=true), or name a"
+    "Only operators and auditors can see the certificates of all projects. Request only your own (own=true),"
+    " or name a"
     " project."
 )
 
@@ -70,7 +71,7 @@ class Inventory:
         before: int | None,
         own: bool = False,
     ) -> Page:
-        """List certificates in a project: for one cluster, or for all clusters, including removed ones.
+        """List certificates in a project: for one cluster, or for all clusters, including removed clusters.
 
         With `own`, lists only the caller's certificates, and raises InvalidRequest if the filter names another user.
         Raises Forbidden if the filter names another user and the caller is not an administrator.
@@ -93,7 +94,7 @@ class Inventory:
     async def certificates_of_all_projects(
         self, caller: Caller, filters: CertificateFilter, *, limit: int, before: int | None, own: bool = False
     ) -> Page:
-        """List the certificates of all users in all projects or, with `own`, only those of the caller.
+        """List the certificates of all users in all projects or, with `own`, only the caller's certificates.
 
         Includes the caller's certificates in projects where the caller has no role any more. Without `own`, raises
         Forbidden if the caller is neither an operator nor an auditor.
@@ -114,7 +115,7 @@ class Inventory:
         return await self._find(caller, name, project_id, cluster.id)
 
     async def show_in_project(self, caller: Caller, project_id: str, name: str) -> CertificateView:
-        """Like `show`, but searches all clusters of a project, including removed ones."""
+        """Like `show`, but searches all clusters of a project, including removed clusters."""
         require_view(caller, project_id)
         return await self._find(caller, name, project_id)
 
@@ -147,7 +148,7 @@ class Inventory:
     async def clusters_of_user(self, user_id: str) -> tuple[UserCluster, ...]:
         """List the clusters for which a user has unexpired certificates, revoked or not, latest expiry first.
 
-        Does not authorize. Lists at most `MAX_CLUSTERS` clusters, and no removed ones.
+        Does not authorize. Lists at most `MAX_CLUSTERS` clusters. Omits removed clusters.
         """
         found = []
         for each in await self.access.queries.clusters_of_user(user_id, self.now(), limit=MAX_CLUSTERS):

@@ -65,7 +65,7 @@ class Reason:
         """Raise InvalidRequest if the note is too long or has control or bidirectional characters."""
         if self.note is not None and (len(self.note) > MAX_NOTE or not is_plain_text(self.note)):
             raise InvalidRequest(
-                f"note: must have at most {MAX_NOTE} characters, without control or bidirectional ones."
+                f"note: must have at most {MAX_NOTE} characters, without control or bidirectional characters."
             )
 
 
@@ -204,7 +204,7 @@ class RevocationRecorder:
         return self._obstacle(revocation, self.now()) is None
 
     def _obstacle(self, revocation: Revocation, now: datetime) -> str | None:
-        """Return a message that says why the revocation can't be undone, or None if it can."""
+        """Return a message that says why the revocation can't be undone, or None if undoing is possible."""
         if revocation.undone_at is not None:
             return "This revocation was already undone."
         if revocation.proved or revocation.reason == "keyCompromise":

@@ -117,9 +117,9 @@ class RevocationPreviews:
     ) -> tuple[KnownUser, ...]:
         """Find the users with this name who have unexpired certificates for a cluster, sorted by id.
 
-        `name` can be `DOMAIN/NAME`. The domain of a user is empty if the service does not know it. Callers who may not
-        see all certificates of the project find only themselves. Raises Forbidden if such a caller names a different
-        user.
+        `name` can be `DOMAIN/NAME`. The domain of a user is empty if the service does not know the domain. Callers who
+        may not see all certificates of the project find only themselves. Raises Forbidden if such a caller names a
+        different user.
         """
         require_view(caller, project_id)
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
@@ -292,8 +292,8 @@ class PartOfList:
 
     Attributes:
         limit: the maximum number of revocations.
-        before: only revocations with lower ids; None for the newest.
-        since: only revocations at or after this time; None for all.
+        before: only revocations with lower ids; None starts with the newest revocation.
+        since: only revocations at or after this time; None means no limit.
     """
 
     limit: int
@@ -444,7 +444,7 @@ class RevocationService:
     ) -> RevocationPage:
         """List the revocations in the whole service, a project or a cluster.
 
-        Raises Forbidden unless the caller may see all certificates there.
+        Raises Forbidden unless the caller may see all certificates in the whole service, the project or the cluster.
         """
         queries, limit = self.recorder.queries, part.limit + 1
         if project_id is None:
@@ -453,7 +453,8 @@ class RevocationService:
             require_view(caller, project_id)
             if not reads_project(caller, project_id):
                 raise Forbidden(
-                    "Only admins of the project, operators and auditors can see the revocations of the project."
+                    "Only admins of the project, operators and auditors can see the revocations of the"
+                    " project."
                 )
         if project_id is None or cluster_id is None:
             return part.page(

@@ -1,4 +1,4 @@
-"""Routes about access requests: ask for access, decide about requests of others, and end access."""
+"""Routes about access requests: ask for access, decide about other users' requests, and end access."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -207,8 +207,8 @@ class AccessRequestBody(ResponseBody):
     closed_why: str | None
     approvals_given: int = Field(description="How many of the conditions have an approver.")
     conditions: list[ApprovalConditionBody] = Field(
-        description="The conditions for the approvers: those of the extension while the extension waits for"
-        " approvals, else those of the access."
+        description="The conditions for the approvers: of the extension while the extension waits for"
+        " approvals, else of the access."
     )
     decisions: list[AccessDecisionBody] = Field(description="The decisions, oldest first.")
     extension: ExtensionBody | None

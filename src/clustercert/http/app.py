@@ -69,8 +69,8 @@ ROUTERS: dict[ServerRole, tuple[APIRouter, ...]] = {
     "webhook": WEBHOOK_ROUTERS,
 }
 
-# Routers whose GET routes also answer HEAD. Source: RFC 9110, section 9.1. Not the router of clustercert, because GET
-# issues a certificate there.
+# Routers whose GET routes also answer HEAD. Source: RFC 9110, section 9.1. The router of clustercert is missing,
+# because its GET issues a certificate.
 WITH_HEAD = (clusters.router, keystone.router, operations.root_path, operations.router)
 
 

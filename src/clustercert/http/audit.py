@@ -65,7 +65,7 @@ OrderDep = Annotated[
 class EventBody(ResponseBody):
     """An audit event. Times are in the format of RFC 3339."""
 
-    leaf_index: int = Field(description="The event's position in the log, which identifies it.")
+    leaf_index: int = Field(description="The event's position in the log, which identifies the event.")
     at: str
     kind: str
     version: int = Field(description="The version of the `detail` fields; see docs/audit-events.md.")

@@ -109,7 +109,7 @@ class OverviewBody(BaseModel):
 
     at: Time = Field(description="The time of the counts, which may be some seconds old.")
     all_projects: bool = Field(
-        description="True for operators and auditors. For project admins, the counts are those of their projects."
+        description="True for operators and auditors. For project admins, the counts cover only their projects."
     )
     holders: HoldersBody
     certificates: int = Field(
@@ -123,7 +123,7 @@ class OverviewBody(BaseModel):
     )
     revoked_accepted: int = Field(
         description="How many revoked certificates have not expired, in the clusters that `enforcement` counts as"
-        " `none` or `unreviewed`. They probably still give access."
+        " `none` or `unreviewed`. These certificates probably still give access."
     )
     clusters: int
     enforcement: EnforcementBody

@@ -390,7 +390,7 @@ async def log_out_everywhere(
 
 
 IsTemporary = Annotated[
-    bool | None, Query(description="Whether to list only temporary keys, or only permanent ones.")
+    bool | None, Query(description="True lists only temporary keys, and false only permanent keys.")
 ]
 
 

@@ -69,11 +69,11 @@ async def show_kubeconfig(
         Query(description="The saved login that the exec plugin uses. By default, `default`."),
     ] = None,
 ) -> Response:
-    """Return a kubeconfig that gets certificates from the exec plugin. It contains no secret.
+    """Return a kubeconfig, without secrets, that gets certificates from the exec plugin.
 
-    The command line must be installed on the machine that uses the kubeconfig, and the caller must be logged in there.
-    The format is YAML if the header Accept prefers YAML, else JSON. Finds the clusters of all projects in which the
-    caller has a role, whatever the token's scope.
+    The command line must be installed on the machine that uses the kubeconfig, and the caller must be logged in on this
+    machine. The format is YAML if the header Accept prefers YAML, else JSON. Finds the clusters of all projects in
+    which the caller has a role, whatever the token's scope.
     """
     services = call.services
     caller = await services.identity.with_all_roles(call.caller)

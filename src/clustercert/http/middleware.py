@@ -241,7 +241,9 @@ def _check(scope: Scope, names: list[bytes]) -> bool:
         raise InvalidRequest("The request must have exactly one Host header.")
     chunked, counted = b"transfer-encoding" in names, b"content-length" in names
     if chunked and counted:
-        raise InvalidRequest("The request has Content-Length and Transfer-Encoding. Send one of them.")
+        raise InvalidRequest(
+            "The request has Content-Length and Transfer-Encoding. Send only one of these headers."
+        )
     if chunked:
         _require_chunked_only(scope)
     # Most paths do not have this character, and searching for it costs little.

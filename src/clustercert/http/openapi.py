@@ -43,7 +43,7 @@ PUBLIC_ERRORS = {status: ERRORS[status] for status in (400, 404, 429, 500, 503)}
 
 
 class ErrorBody(BaseModel):
-    """The body of an error response outside the Keystone subset. The error codes are those of the CCE API reference."""
+    """The body of an error response outside the Keystone subset. The error codes are from the CCE API reference."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -129,7 +129,7 @@ def json_body(
 
     Args:
         limit: the maximum size in bytes, a little more than the largest body that the model accepts; None if the route
-            reads the body itself, with a limit of its own.
+            reads the body itself, with another limit.
     """
     if isinstance(body, dict):
         schema: object = body

@@ -234,7 +234,7 @@ class RuleBody(ResponseBody):
     deny: str | None = Field(description="The rule's message if it denies the request.")
     first_false: str | None = Field(description="The rule's first condition that is not met.")
     conditions: list[ConditionBody] = Field(
-        description="Operators and auditors get all conditions, other callers only those that are not met."
+        description="Operators and auditors get all conditions, and other callers get only unmet conditions."
     )
 
 
@@ -314,7 +314,7 @@ class ExplanationBody(ResponseBody):
     source: str = Field(validation_alias=AliasPath("caller", "origin", "address"))
     access_request: str | None = Field(
         validation_alias=AliasPath("request", "access_request"),
-        description="The id of the user's access request; null for a request without one.",
+        description="The id of the user's access request; null without an access request.",
     )
     would_sign: WouldSignBody | None
     rules: list[RuleBody] = Field(description="The rules, in the order of the policy.")

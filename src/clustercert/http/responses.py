@@ -230,8 +230,8 @@ MAX_DISCARDED = 64 * 1024 * 1024
 class EarlyResponse(Rendered):
     """Sends the response at once, then discards the rest of the request's body, and closes the connection.
 
-    Some clients send the whole body before they read. If the server closed the connection earlier, the unread data
-    would reset the connection, and these clients would never see the response.
+    Some clients send the whole body before they read the response. If the server closed the connection earlier, the
+    unread data would reset the connection, and these clients would never see the response.
 
     Attributes:
         seconds: time limit for the rest of the body. After this time, or after `MAX_DISCARDED` bytes, the connection is

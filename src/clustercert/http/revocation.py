@@ -161,7 +161,7 @@ class RevokedBody(RevocationBody):
         description="Missing parts of the controls' set-up; null if no part is known to be missing."
     )
     does_not_stop: str | None = Field(
-        description="What the fastest control does not stop. Null without a control, and if `enforced_by` is null."
+        description="What the fastest control does not stop. Null if no control is set up, or if `enforced_by` is null."
     )
 
 

@@ -11,7 +11,7 @@ from clustercert.http.responses import ResponseBody, Time
 
 
 class SessionBody(ResponseBody):
-    """A session in the console. `id` is the SHA-256 of its cookie in hex, so it grants no access."""
+    """A session in the console. `id` is the SHA-256 of its cookie in hex, so the id grants no access."""
 
     id: str
     method: str = Field(

@@ -44,7 +44,7 @@ def _products(user_agent: str) -> Iterator[str]:
 def _without_comments(user_agent: str) -> str:
     """Remove the text of comments. A comment may contain comments and, after a backslash, any character.
 
-    Keeps one parenthesis of each comment, so that a word next to a comment does not begin after it.
+    Keeps one parenthesis of each comment, so that a word next to a comment does not begin after the comment.
     """
     kept: list[str] = []
     depth, quoted = 0, False

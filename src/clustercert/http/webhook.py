@@ -60,7 +60,7 @@ for _route in (AUTHORIZE, AUDIT_EVENTS):
         metrics.REQUESTS.labels(_route, "POST", _status)
 
 # A review is usually about 1 KB. But a client can send a selector of 1 MB, the API server's header limit, which makes
-# the review larger than 30 MB. A review over this limit is denied before the rest of it arrives.
+# the review larger than 30 MB. A review over this limit is denied before the rest of the review arrives.
 MAX_REVIEW = 256 * 1024
 
 _SUCCESS: JsonObject = {"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success"}

@@ -103,8 +103,8 @@ class PasswordQueue:
     async def turn(self, contender: Contender | None) -> AsyncIterator[Attempt]:
         """Wait until the attempt may run, then run the `with` block. Attempts with the contender `None` run first.
 
-        Raises Unavailable if the queue is full, and this attempt is the last one from the network with the most waiting
-        attempts.
+        Raises Unavailable if the queue is full, and this attempt is the last attempt from the network with the most
+        waiting attempts.
         """
         attempt = self._new_attempt(contender)
         try:
@@ -243,7 +243,8 @@ class Passwords:
         raw = _bytes(password)
         if raw is None or len(password) < MIN_PASSWORD_CHARACTERS:
             raise InvalidRequest(
-                f"password: it must have at least {MIN_PASSWORD_CHARACTERS} characters and at most {MAX_BYTES} bytes."
+                f"password: it must have at least {MIN_PASSWORD_CHARACTERS} characters and at most"
+                f" {MAX_BYTES} bytes."
             )
         return await self._in_turn(lambda: self._hasher.hash(raw))
 

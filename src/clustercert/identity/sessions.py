@@ -31,7 +31,7 @@ COOKIE_BYTES = 32
 COOKIE_CHARACTERS = 43
 # The maximum number of cached sessions. A cached session of a user with 500 groups takes about 130 KiB.
 CACHED_SESSIONS = 2_000
-# The maximum number of open sessions of a user. A further login ends the oldest one.
+# The maximum number of open sessions of a user. A further login ends the oldest session.
 MAX_SESSIONS = 100
 # The use of a session is recorded at most once in this time.
 RECORD_EVERY = timedelta(minutes=1)
@@ -240,7 +240,7 @@ class Sessions:
 
         Returns the number of ended sessions. With both `sid` and `sub`, ends the sessions to which both apply. Raises
         ValueError if both are missing. Without `sid`, keeps the sessions whose login is known to be later than the
-        logout at the time `at`, because anyone who has seen a logout token can send it again.
+        logout at the time `at`, because anyone who has seen a logout token can send this token again.
         """
         if sid is None and sub is None:
             raise ValueError("a logout names neither a session nor a user")
@@ -369,7 +369,7 @@ class Sessions:
         else:
             caller = await self._keystone().caller_of_token(login.token, origin)
         if (caller.user.id, caller.issuer) != (session.user_id, session.issuer):
-            raise Unauthenticated("the settings map the login to another user now", known=session.user_id)
+            raise Unauthenticated("the settings now map the login to a different user", known=session.user_id)
         return replace(caller, credential_id=session.id)
 
 

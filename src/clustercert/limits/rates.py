@@ -52,7 +52,7 @@ def parse_rate(value: object) -> Rate:
 TOKENS = Rate(300, 300)
 TEMPORARY_KEYS = Rate(300, 900)
 # A caller can send 300 revocations at once, and then one a second. A project has five times as many, so that one admin
-# can't use up the revocations of the others. After an incident, an admin revokes a cluster, or hundreds of users.
+# can't use up the revocations of other admins. After an incident, an admin revokes a cluster, or hundreds of users.
 REVOCATIONS = Rate(300, 300)
 PROJECT_REVOCATIONS = Rate(1500, 300)
 
@@ -79,7 +79,7 @@ class TokenBuckets:
         return max(0, math.ceil(missing * self._rate.seconds / self._rate.count - ROUNDING_SECONDS))
 
     def add(self, key: str, tokens: int) -> None:
-        """Add tokens, or take tokens if the number is negative. The balance can fall to minus one full bucket."""
+        """Add tokens, or take tokens if the number is negative. The balance never falls below minus one full bucket."""
         bucket = self._refilled(key)
         limit = self._rate.count
         bucket.tokens = min(limit, max(-limit, bucket.tokens + tokens))

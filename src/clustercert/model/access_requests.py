@@ -147,7 +147,7 @@ class AccessRequest:
 
     @property
     def open_part(self) -> AccessRequestPart | None:
-        """The part that waits for approvals, or None. Access that was used unapproved waits also after its end."""
+        """The part that waits for approvals, or None. Access that was used unapproved also waits after it ended."""
         if self.approved_at is None:
             waits = self.is_open or (self.was_used_unapproved and not self.denied_at)
             return "access" if waits else None
@@ -281,9 +281,9 @@ class AccessRequest:
 
         A decision about access that was used before the approval, and has ended, does not change the state. Returns the
         request itself if the user has made the same decision before. An approval that meets further conditions, such as
-        those of a changed policy, replaces the earlier one. Raises Conflict if the request waits for no decision on
-        this part, if the user asked for the access, or if an approver meets no condition. A denial needs no condition,
-        because operators may deny.
+        conditions of a changed policy, replaces the user's earlier approval. Raises Conflict if the request waits for
+        no decision on this part, if the user asked for the access, or if an approver meets no condition. A denial needs
+        no condition, because operators may deny.
 
         Args:
             conditions: the clauses of the present approval conditions of the policy.
@@ -320,7 +320,7 @@ class AccessRequest:
         return self if self.conditions else _with_approval(self, "access", now)
 
     def claimed(self, now: datetime) -> "AccessRequest":
-        """Return the request after its first certificate, which starts the clock. Raises Conflict if it is unusable.
+        """Return the request after its first certificate, which starts the clock. Raises Conflict if it can't be used.
 
         Returns the request unchanged if its time has already started.
         """
@@ -358,7 +358,7 @@ class AccessRequest:
             return self
         if self.extension is not None:
             raise Conflict(
-                "A request can be extended only once. Create a new request when this one has ended."
+                "A request can be extended only once. Create a new request when this request has ended."
             )
         if not self.can_be_extended(now):
             raise Conflict(

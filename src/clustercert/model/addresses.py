@@ -9,8 +9,8 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 def is_local_address(address: IpAddress) -> bool:
     """Whether an address is loopback, link-local, multicast or unspecified, also as an IPv4-mapped IPv6 address.
 
-    Linux connects to the machine itself for the unspecified address. A link-local address, such as that of a cloud's
-    metadata service, depends on the machine that connects.
+    Linux connects to the machine itself for the unspecified address. A link-local address, such as the address of a
+    cloud's metadata service, depends on the machine that connects.
     """
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped

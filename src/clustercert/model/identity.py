@@ -242,7 +242,7 @@ class AccessKey:
 
     Attributes:
         id: the access key (AK), 20 upper-case letters and digits.
-        sealed_secret: the secret key (SK). It is encrypted, not hashed, because HMAC needs the plaintext.
+        sealed_secret: the secret key (SK), encrypted and not hashed, because HMAC needs the plaintext.
         security_token_hash: SHA-256 of the security token that a temporary key requires, or None.
         expires_at: when a temporary key expires, or None.
     """

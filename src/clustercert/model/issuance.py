@@ -145,8 +145,8 @@ class IssuedToken:
         text: the token (JWT), a secret.
         jti: the token's id, a UUID with hyphens in lower case. kube-apiserver's credential id is `JTI=` and this id.
         account: the name of the service account in the namespace `clustercert-users`.
-        expires_at: when the token expires, whole seconds; at the earliest 10 minutes after it was created. If the
-            grant's `not_after` is earlier, the service deletes the account at `not_after`.
+        expires_at: when the token expires, whole seconds; at the earliest 10 minutes after its creation. If the grant's
+            `not_after` is earlier, the service deletes the account at `not_after`.
     """
 
     text: str = field(repr=False)

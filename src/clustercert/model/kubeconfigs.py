@@ -1,4 +1,4 @@
-"""Kubeconfigs that get certificates from the exec plugin `clustercert credential`. They contain no secret."""
+"""Kubeconfigs, without secrets, that get certificates from the exec plugin `clustercert credential`."""
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ EXTENSIONS = {
     "users": "clustercert",
     "contexts": "clustercert",
 }
-# The addresses whose certificate kubectl can check, the preferred one first. The names are those of CCE's contexts.
+# The addresses whose certificate kubectl can check, the preferred one first. The names are the names of CCE's contexts.
 VERIFIED = ("externalTLSVerify", "internal")
 # The template for names in separate files. The names are unique, because kubectl uses only the first context if two
 # files in KUBECONFIG have a context of the same name.
@@ -148,7 +148,7 @@ def issued_addresses(kubeconfig: JsonObject) -> dict[str, JsonObject]:
 
 
 def entries_of(kubeconfig: JsonObject, field: str) -> list[dict[str, Any]]:
-    """Return the entries of a list in a kubeconfig; none if it is not a list."""
+    """Return the entries of a list in a kubeconfig, or no entries if the value is not a list."""
     found = kubeconfig[field]
     return found if isinstance(found, list) else []
 

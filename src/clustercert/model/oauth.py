@@ -64,7 +64,7 @@ def authorization_url(
         state: binds the response to the request.
         nonce: binds the ID token to the request.
         verifier: proves to the token endpoint that this client made the request.
-        parameters: further parameters. These parameters do not replace the others.
+        parameters: further parameters. These parameters do not replace the standard parameters.
     """
     query = {
         **parameters,
@@ -93,7 +93,7 @@ class WrongClaim(NamedTuple):
     """A claim that fails a check.
 
     Attributes:
-        value: the claim's value; None if it would not help to understand the error.
+        value: the claim's value; None if the value would not help to understand the error.
         expected: what the check accepts, for messages.
     """
 

@@ -7,6 +7,6 @@ from clustercert import __version__
 
 
 def wheel_file(version: str = __version__, extra: str = "") -> str:
-    """Return the path of the wheel in the current folder, with an extra, as pip and pipx take it on a command line."""
+    """Return the path of the wheel in the current folder, with an extra, as an argument for pip and pipx."""
     path = f"./clustercert-{version}-py3-none-any.whl"
     return f"'{path}[{extra}]'" if extra else path

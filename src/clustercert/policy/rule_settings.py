@@ -361,14 +361,15 @@ def credential_rule_problem(names: Collection[str], policy: PolicySettings) -> s
         return f"The policy has no rule {', '.join(sorted(unknown))}. Correct the name, or add the rule to the policy."
     if by_position := set(names) & positional_names(policy):
         return (
-            f"The name {min(by_position)} depends on the rule's position, so a change of the policy could give the"
+            f"The name {min(by_position)} depends on the rule's position, so a change of the policy could"
+            " give the"
             " rule's ClusterRole to other users. Set the rule's name in [[policy.rules]]."
         )
     return None
 
 
 def effective_exemptions(before: ClusterOptions, after: ClusterOptions) -> tuple[str, ...]:
-    """Return the exemptions that a change makes effective: new exemptions, or all if the mode becomes `known-only`."""
+    """Return the exemptions that a change makes effective: new ones, or all if the mode changes to `known-only`."""
     is_switched_on = after.mode == "known-only" != before.mode
     return tuple(each for each in after.exemptions if is_switched_on or each not in before.exemptions)
 
@@ -386,7 +387,8 @@ def exemption_problem(
             if not for_operator:
                 return f"{pattern} could exempt a group that the policy gives. Ask an operator."
             return (
-                f"{pattern} could exempt a group that the policy's template {template} gives. Let the template"
+                f"{pattern} could exempt a group that the policy's template {template} gives. Let the"
+                " template"
                 " begin with a prefix, such as team:{group}."
             )
     return None

@@ -149,7 +149,7 @@ class Match:
         return own
 
     def with_requested(self, name: str, groups: Sequence[str]) -> "Match":
-        """Return the match with one more rule before the others: it grants the groups that an access request asked for.
+        """Return the match with a first rule that grants the groups of an access request.
 
         Returns the match itself if no rule with this name matches and offers these groups.
         """
@@ -173,7 +173,7 @@ def match_rules(rules: Iterable[PolicyRule], decision_input: DecisionInput) -> M
     """Compare the rules with an input, in order. Stops at the first rule that fails, or that matches and denies.
 
     A rule fails if a condition can't be evaluated. The request is then refused, because skipping the rule would also
-    skip its limits. So the order of the rules only decides which of several refusals the caller sees. A rule that
+    skip its limits. So the order of the rules decides only which of several refusals the caller sees. A rule that
     offers groups does not match if a condition can't be evaluated, because its limits apply only to its own groups.
     """
     matching: list[PolicyRule] = []

@@ -1,4 +1,4 @@
-"""Use case: access requests. Methods that take a `Caller` authorize it."""
+"""Use case: access requests. Methods that take a `Caller` authorize the caller."""
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
@@ -164,7 +164,7 @@ class AccessRequests:
         reason = checked_reason(reason)
         if request.user_id == caller.user.id:
             raise Forbidden("You can't decide your own request. Ask somebody else.")
-        # Roles in `everywhere` are up to date; those of the token may have been removed meanwhile.
+        # Roles in `everywhere` are up to date; a role of the token may have been removed meanwhile.
         met = self._met(caller, request) & self._met(everywhere, request)
         if not met and (approves or not operates(caller)):
             raise self._not_an_approver(everywhere, request)
@@ -217,7 +217,8 @@ class AccessRequests:
     ) -> RequestedAccess:
         """Return the access of the caller's request for a certificate that is issued now.
 
-        Raises NotFound if the caller has no such request, or Conflict if it is not for this cluster or can't be used.
+        Raises NotFound if the caller has no such request, or Conflict if the request is not for this cluster or can't
+        be used.
         """
         own = RequestFilter(asked_by=caller.user.id)
         request = await self.queries.find(request_id, own) if is_id(request_id) else None
@@ -225,7 +226,8 @@ class AccessRequests:
             raise no_such_request()
         if request.cluster_id != cluster.id:
             raise Conflict(
-                f"The access request is for the cluster {request.project_name}/{request.cluster_name}, not for"
+                f"The access request is for the cluster {request.project_name}/{request.cluster_name}, not"
+                " for"
                 f" {cluster.shown_name}."
             )
         access = request.lapsed(now).access(now)
@@ -248,7 +250,7 @@ class AccessRequests:
     async def expire_due(self) -> int:
         """Close the requests whose time is over. Returns how many were found, at most `EXPIRED_AT_ONCE`.
 
-        A request that can't be closed is logged and left for later, so that it doesn't delay the others. Raises
+        A request that can't be closed is logged and left for later, so that it doesn't delay other requests. Raises
         Unavailable.
         """
         now = self.now()
@@ -292,7 +294,8 @@ class AccessRequests:
         cluster = await self.clusters.reachable(cluster_id, projects)
         if cluster is None:
             raise NotFound(
-                "There is no such cluster in a project in which your token gives you a role. Check the cluster's id,"
+                "There is no such cluster in a project in which your token gives you a role. Check the"
+                " cluster's id,"
                 " and the project of your token."
             )
         return cluster
@@ -356,7 +359,8 @@ class AccessRequests:
         """Return the error for a caller, given with all roles, who may see the request, but not decide about it."""
         if self._met(everywhere, request):
             return Forbidden(
-                f"Your token is not for the request's project ({request.project_id}), so it can't decide about this"
+                f"Your token is not for the request's project ({request.project_id}), so it can't decide"
+                " about this"
                 " request. Log in to this project."
             )
         needed = "; ".join(request.conditions)

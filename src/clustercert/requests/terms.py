@@ -125,7 +125,7 @@ def _offer_of(asked: NewRequest, offers: Sequence[PolicyRule]) -> tuple[PolicyRu
         listed = ", ".join(
             f"{rule.name}{' (before approval)' if offer.before_approval else ''}" for rule, offer in fitting
         )
-        raise InvalidRequest(f"rule: several rules offer these groups: {listed}. Name one of them.")
+        raise InvalidRequest(f"rule: several rules offer these groups: {listed}. Name one rule.")
     return fitting[0]
 
 

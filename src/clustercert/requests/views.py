@@ -20,7 +20,8 @@ class SeenRequest:
     Attributes:
         request: the request after `AccessRequest.lapsed`.
         may: what the caller may do now.
-        is_usable: whether a certificate can be issued now, in the request's state. The policy may refuse it.
+        is_usable: whether a certificate can be issued now, in the request's state. The policy may refuse this
+            certificate.
         certificates: the number of valid certificates of the request.
         refusal: why the present policy refuses each certificate of the request; None if the policy refuses none, or if
             the request can't be used in its state.
@@ -45,7 +46,8 @@ class SeenRequest:
         if self.is_user_entitled is not False:
             return then
         return (
-            f"The user does not meet the conditions of the rule {self.request.rule} any more, and gets no certificate."
+            f"The user does not meet the conditions of the rule {self.request.rule} any more, and gets no"
+            " certificate."
             f" {then}"
         )
 

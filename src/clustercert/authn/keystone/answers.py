@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 MAX_ROLES = 1000
 MAX_GROUPS = 500
-# Keystone generates secrets of 32 hex digits. Users can choose their own secrets: reject short ones.
+# Keystone generates secrets of 32 hex digits. Users can choose their own secrets: reject short secrets.
 MIN_SECRET = 16
 
 Id = Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]

@@ -31,7 +31,8 @@ logger = structlog.get_logger()
 class KeystoneConnection:
     """Sends requests to one Keystone.
 
-    After a network failure, all requests are refused during a pause. Then one request at a time is sent as a probe.
+    After a network failure, all requests are refused during a pause. After the pause, one request at a time is sent as
+    a probe.
     """
 
     def __init__(self, keystone: Keystone, clock: Callable[[], float] = time.monotonic) -> None:

@@ -51,7 +51,7 @@ class ServiceCredential(Section):
         username: name of the service's user.
         user_id: id of the service's user, instead of `username`.
         user_domain: name of the user's domain.
-        password: the password. Set it with the variable `CLUSTERCERT_IDENTITY__KEYSTONE__SERVICE__PASSWORD`.
+        password: the password. Set this field with the variable `CLUSTERCERT_IDENTITY__KEYSTONE__SERVICE__PASSWORD`.
         password_file: file whose first line is the password.
         application_credential_id: id of an application credential, instead of a user.
         application_credential_secret: secret of the application credential.
@@ -163,7 +163,7 @@ class Keystone(Section):
         name: prefix of the names of Keystone's users and groups: `NAME/DOMAIN/alice`. No domain of this service may
             have this name.
         prefix_names: if false, users and groups have the same names as in Keystone, without a prefix. Policy rules then
-            can't distinguish Keystone's users and groups from those of the built-in identity service.
+            can't distinguish Keystone's users and groups from users and groups of the built-in identity service.
         ca_file: PEM file with the trusted CAs for Keystone's certificate. By default, the system's CAs.
         timeout: longest time for one request to Keystone, 1s to 20s.
         cache: how long Keystone's answers about tokens, users and access keys are reused, 1s to 60s.
@@ -205,7 +205,8 @@ class Keystone(Section):
         if self.access_keys and self.service.application_credential_id is not None:
             # With an application credential, Keystone answers "Delegated tokens cannot access credentials directly."
             raise RuleFault(
-                "an application credential can't read EC2 credentials: set access_keys = false, or log in as a user",
+                "an application credential can't read EC2 credentials: set access_keys = false, or log in as"
+                " a user",
                 "access_keys",
             )
         return self

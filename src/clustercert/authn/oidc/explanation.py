@@ -92,9 +92,9 @@ class RoleClaim:
 def missed_role_claims(issuer: OidcIssuer, token: UnverifiedToken) -> tuple[RoleClaim, ...] | None:
     """Return the claims that the issuer's rules for roles in projects read; None if a rule gives the user a role.
 
-    The user sees the result, so it must not reveal rules for other users, and never contains accepted values. It
-    reveals whether a claim meets a condition only for rules that name the user's own identity, such as the `project_id`
-    of their repository, because nobody can choose an identity to find out its rules.
+    The user sees the result, so the result must neither reveal rules for other users nor contain accepted values. The
+    result reveals whether a claim meets a condition only for rules that name the user's own identity, such as the
+    `project_id` of their repository, because nobody can choose their own identity.
     """
     claims, groups = token.claims, mapped_groups(issuer, token.claims)
     if any(rule.is_granted(claims, groups) for rule in issuer.roles):

@@ -211,7 +211,7 @@ class RoleGrant(Section):
     @model_validator(mode="after")
     def _is_narrow(self) -> Self:
         if self.service and self.projects is not None:
-            raise RuleFault("give either service = true or projects, not both", "projects")
+            raise RuleFault("set either service = true or projects, not both", "projects")
         if self.service and self.groups is None and not self.claims:
             raise RuleFault("a role with service = true needs groups or claims as its condition", "service")
         if not self.service and self.role in SERVICE_ROLES:
@@ -304,7 +304,7 @@ class OidcIssuer(Section):
         issuer: the issuer's URL, exactly as in the claim `iss`. Only https.
         audiences: the claim `aud` must have one of these values.
         trusted_audiences: audiences that the ID token of a login may name besides the client that logs in. By default,
-            an ID token with a further audience is refused. Has no effect on other tokens, such as those of jobs.
+            an ID token with a further audience is refused. Has no effect on other tokens, such as tokens of jobs.
         algorithms: accepted signature algorithms. `EdDSA` is the older name of `Ed25519`.
         discovery_url: base URL of the discovery document, if the document is not below the issuer's URL.
         jwks_uri: URL of the issuer's public keys, instead of discovery.
@@ -326,7 +326,7 @@ class OidcIssuer(Section):
         groups_cel: a CEL expression whose value is the list of groups. The variable `claims` has the token's claims.
             Needs `clustercert[policy]`.
         prefix_names: if false, the names of users and groups have no prefix. Policy rules then can't distinguish the
-            issuer's users and groups from those of the built-in identity service.
+            issuer's users and groups from users and groups of the built-in identity service.
         projects: the only projects in which the issuer's users can have roles, as `DOMAIN/NAME` or by id. A name stands
             for the project that has this name at the time of a request.
         domain: name or id of a domain. The issuer's users can have roles only in the domain's projects.
@@ -498,7 +498,7 @@ class OidcIssuer(Section):
         """The scopes that the console's client requests."""
         if self.console is not None and self.console.scopes is not None:
             return self.console.scopes
-        # The console asks for no refresh token, because a session ends without one.
+        # The console asks for no refresh token, because the end of a session needs no token.
         return tuple(scope for scope in self.scopes or self._defaults.scopes if scope != "offline_access")
 
     @functools.cached_property

@@ -49,7 +49,7 @@ class VerificationKey:
     """A public key of an issuer.
 
     Attributes:
-        id: the key's `kid`; empty if the key has none.
+        id: the key's `kid`; empty if the key has no `kid`.
         algorithms: the algorithms that the key may be used with.
     """
 

@@ -117,7 +117,7 @@ def _check_algorithm(issuer: OidcIssuer, token: UnverifiedToken) -> None:
 
 
 def _check_signature(token: UnverifiedToken, key: VerificationKey) -> None:
-    # `parse_token` has already refused harmful header parameters, so accept all others.
+    # `parse_token` has already refused harmful header parameters, so accept all other header parameters.
     registry = jws.JWSRegistry(algorithms=[token.algorithm], strict_check_header=False)
     registry.max_header_length = registry.max_payload_length = registry.max_signature_length = len(token.text)
     try:

@@ -137,7 +137,7 @@ class IssuerLogins:
         )
 
     async def complete(self, attempt: LoginAttempt, answer: Mapping[str, str], redirect_uri: str) -> WebLogin:
-        """Exchange the code in the issuer's answer for an ID token, and verify it.
+        """Exchange the code in the issuer's answer for an ID token, and verify the token.
 
         Raises LoginRefused, TokenRefused if the ID token is not accepted, InvalidRequest, RemoteFailed or Unavailable.
 
@@ -274,8 +274,8 @@ class IssuerLogins:
             return at
         if attempt.again:
             raise LoginRefused(
-                f"{name} did not say when you logged in there, so the login does not count as a new login."
-                " Ask an operator of this service to let the issuer send the claim auth_time, or to set"
+                f"{name} did not say when you logged in, so the login does not count as a new login. Ask an"
+                " operator of this service to let the issuer send the claim auth_time, or to set"
                 ' identity.issuers.console.login_time = "iat".',
                 "auth_time: the token has nothing",
             )

@@ -325,7 +325,7 @@ async def show_rotation(call: AdminCall, project_id: str, cluster: str) -> Respo
     openapi_extra=json_body(RotationRequest, limit=24 * KIB, required=False),
 )
 async def start_rotation(change: OperatorChange, project_id: str, cluster: str) -> Response:
-    """Create a new client CA, and start the rotation to it. Only for operators.
+    """Create a new client CA, and start the rotation to this CA. Only for operators.
 
     The new CA signs once every API server is proved to accept this CA. A dry run shows who holds certificates of the
     old CA. The signer in the request also creates the cluster's later CAs.
@@ -357,7 +357,8 @@ async def complete_rotation(change: OperatorChange, project_id: str, cluster: st
     sent = change.optional_body(CompletionRequest)
     if sent.force != (sent.holders is not None):
         raise InvalidRequest(
-            "force, holders: send both, or none. `holders` is the number of valid certificates of the old CA."
+            "force, holders: send both fields, or neither. `holders` is the number of valid certificates of"
+            " the old CA."
         )
     owner = await change.call.services.clusters.find(project_id, cluster)
     rotations = change.call.services.ca_rotations

@@ -171,7 +171,8 @@ async def _require_rights(
     is_connected = options.admission or options.credential_roles is not None or _is_issuer(change, before)
     changed = {
         "labels": registration.labels != (before.labels if before is not None else {}),
-        # A new cluster has a new CA, so its certificates are valid only where an API server is set up to trust it.
+        # A new cluster has a new CA, so its certificates are valid only where an API server is set up to trust the new
+        # CA.
         "name": before is not None and registration.name != before.name,
         "admission": registration.options.admission != options.admission,
         "credential_roles": registration.options.credential_roles != options.credential_roles,

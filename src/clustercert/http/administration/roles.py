@@ -315,7 +315,7 @@ async def _role_name(call: Call, role: str) -> str:
 def _require_assignable(call: Call, project: Project, role: str) -> None:
     if not may_assign(call.caller, project.id, role):
         similar = did_you_mean(role, {*PROJECT_ROLES, *call.caller.roles_in(project.id)})
-        raise Forbidden(f"role: only operators and those who have the role {role} may assign it.{similar}")
+        raise Forbidden(f"role: only operators and users with the role {role} may assign this role.{similar}")
 
 
 def _warning(change: ChangeRequest, project: Project | None, role: str) -> str | None:

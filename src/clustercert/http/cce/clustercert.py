@@ -84,7 +84,7 @@ class AutopilotCertRequest(RequestBody):
     )
     reason: str | None = Field(
         default=None,
-        description="Recorded in the audit log; no control or bidirectional characters.",
+        description="The reason, for the audit log; no control or bidirectional characters.",
         json_schema_extra={"maxLength": MAX_REASON},
     )
     access_request: str | None = Field(

@@ -29,7 +29,7 @@ def api_path(visit: Visit, *more: str) -> str:
 
 
 async def cluster_in_path(visit: Visit) -> Any:
-    """Return the cluster in the path. Raises NotFound if the visitor can't reach it."""
+    """Return the cluster in the path. Raises NotFound if the visitor can't reach the cluster."""
     place = (visit.part("cluster_id"), visit.part("project_id"))
     if all(each.isprintable() for each in place):
         for each in (await visit.api.get(path("clusters"), name=place[0]))["clusters"]:

@@ -249,7 +249,7 @@ class _Facts:
 
 
 def names_in(events: Iterable[JsonObject]) -> dict[str, str]:
-    """Return the names of users by id, as far as the events themselves say them."""
+    """Return the names of users by id, as far as the events themselves contain the names."""
     found: dict[str, str] = {}
     for event in events:
         detail: Any = event["detail"]

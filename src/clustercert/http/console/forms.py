@@ -19,7 +19,7 @@ _FORM = "application/x-www-form-urlencoded"
 
 
 def csrf_token(cookie: str) -> str:
-    """Return the token that every form of a session contains. It can't be computed without the session's cookie."""
+    """Return the token that every form of a session contains. Computing the token needs the session's cookie."""
     return hmac.new(cookie.encode(), b"clustercert console form", hashlib.sha256).hexdigest()
 
 
@@ -57,7 +57,7 @@ def require_own_page(request: Request, urls: Iterable[str]) -> None:
         allowed = origin is not None and origin in {*urls, base_url(request)}
     if not allowed:
         raise Forbidden(
-            "This form was not sent by a page of the console. Open the console, and try again there."
+            "This form was not sent by a page of the console. Open the console, and try again in the console."
         )
 
 
@@ -65,5 +65,5 @@ def require_csrf_token(fields: Mapping[str, str], cookie: str) -> None:
     """Raise Forbidden unless the form contains the session's token."""
     if not hmac.compare_digest(fields.get(CSRF_FIELD, "").encode(), csrf_token(cookie).encode()):
         raise Forbidden(
-            "This form belongs to another session. Open the page again, and send the form from there."
+            "This form belongs to another session. Open the page again, and send the form from this page."
         )

@@ -235,7 +235,7 @@ def login_address(next_page: str, *, again: bool = False) -> str:
 
 
 class PageRoute(Route):
-    """A route of the console, under whose path metrics count its requests. FastAPI names only routes of its own."""
+    """A route of the console. Metrics count requests under the route's path. FastAPI names only its own routes."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child_scope = super().matches(scope)

@@ -1,6 +1,6 @@
 """The signer for clusters that sign with their own CA, through the Kubernetes API for certificates.
 
-This service has no CA key. It logs in to the cluster with a token of a service account, and renews the token itself.
+This service has no CA key. The service logs in to the cluster with a token of a service account, and renews the token.
 """
 
 import asyncio
@@ -59,12 +59,15 @@ _TOKEN_ADVICE = (
     " --signer-token-file."
 )
 _FORBIDDEN_ADVICE = (
-    "The cluster forbids what the service's account asks for: the account lacks a right, or an admission policy"
-    " refuses the certificate. The operator must apply the output of `clustercert kubernetes signer-access`, and read"
+    "The cluster forbids what the service's account asks for: the account lacks a right, or an admission"
+    " policy"
+    " refuses the certificate. The operator must apply the output of `clustercert kubernetes signer-access`,"
+    " and read"
     " the service's log."
 )
 _UNTRUSTED = (
-    "signer: the cluster signed the test request with a CA that its API server does not trust for clients. Correct"
+    "signer: the cluster signed the test request with a CA that its API server does not trust for clients."
+    " Correct"
     " --client-ca-file of the API server, or --cluster-signing-cert-file of kube-controller-manager."
 )
 _UNKNOWN_CA = (
@@ -140,7 +143,7 @@ class CsrApiSigner:
     async def create_ca(self, request: CaRequest) -> ClientCA:
         """Return the cluster's own CA, which a test request reveals. The requested key type and validity are ignored.
 
-        Without a new token, uses the token of the cluster's present CA, if this signer has it.
+        Without a new token, uses the token of the cluster's present CA, if this signer has such a token.
         """
         secret = request.secret or await self._connections.stored_token(request.cluster_id, NAME)
         if secret is None:
@@ -186,7 +189,8 @@ class CsrApiSigner:
     async def sign_crl(self, _ca: ClientCA, _content: CrlContent) -> bytes:
         """Raise NotFound: only the cluster has the CA's key."""
         raise NotFound(
-            "The cluster's own CA signs this cluster's certificates, so this service has no CRL for it."
+            "The cluster's own CA signs this cluster's certificates, so this service has no CRL for this"
+            " cluster."
         )
 
     async def custody(self, ca: ClientCA) -> KeyCustody:
@@ -196,7 +200,8 @@ class CsrApiSigner:
                 bundle = await _read_bundle(account.api)
             in_bundle = "unknown" if bundle is None else str(ca.certificate in bundle).lower()
             return KeyCustody(
-                "the cluster's control plane; this service has no CA key, and can only ask the cluster to sign",
+                "the cluster's control plane; this service has no CA key, and can only ask the cluster to"
+                " sign",
                 {
                     "account": account.token.username,
                     "token_expires_at": f"{account.token.expires_at:%Y-%m-%dT%H:%M:%SZ}",
@@ -226,7 +231,8 @@ class CsrApiSigner:
         """Delete nothing in the cluster."""
         await self._connections.forget(ca.id)
         return (
-            "The cluster keeps its own CA. The service's token was deleted from the database; to end the access at"
+            "The cluster keeps its own CA. The service's token was deleted from the database; to end the"
+            " access at"
             " once, delete the service account clustercert-signer in the cluster."
         )
 
@@ -237,7 +243,7 @@ class CsrApiSigner:
     async def _tested(
         self, cluster_id: str, registration: Registration, token: AccountToken
     ) -> tuple[x509.Certificate, AccountToken]:
-        """Have the cluster sign a test request. Returns the CA that signed it, and a renewed token.
+        """Have the cluster sign a test request. Returns the CA that signed the test request, and a renewed token.
 
         Raises InvalidRequest if the cluster or the token is not fit, SignerError, RemoteFailed or Unavailable.
         """
@@ -251,7 +257,8 @@ class CsrApiSigner:
                     version = str((await api.get("/version")).get("gitVersion", ""))
                     if never := next((name for part, name in NEVER_SIGNS.items() if part in version), None):
                         raise InvalidRequest(
-                            f"signer: {never} ({printable(version, MAX_SHOWN)}) never signs client certificates. Use"
+                            f"signer: {never} ({printable(version, MAX_SHOWN)}) never signs client"
+                            " certificates. Use"
                             " another signer."
                         )
                     bundle = await _read_bundle(api)
@@ -270,7 +277,7 @@ class CsrApiSigner:
         requests: CertificateRequests,
         cas: tuple[x509.Certificate, ...],
     ) -> x509.Certificate | None:
-        """Return the CA that signs a test request, or `None` if it is none of `cas`."""
+        """Return the CA that signs a test request, or `None` if `cas` lacks this CA."""
         now, key = self.now().replace(microsecond=0), new_key("ec-p256")
         grant = Grant(None, TEST_USER, (), now - BACKDATE, now + TEST_LIFETIME + MARGIN)
         ca = ClientCA(id="", cluster_id=requests.cluster_id, certificate=cas[0], sealed_key=None)
@@ -300,7 +307,8 @@ class CsrApiSigner:
         signer = await _signer_of(chain, bundle)
         if signer is None:
             return (
-                "The cluster signed with a CA that its API server does not trust for clients, or whose key has a type"
+                "The cluster signed with a CA that its API server does not trust for clients, or whose key"
+                " has a type"
                 " that is not supported. Tell the operator to check the cluster."
             )
         return _rotated(signer, ca)

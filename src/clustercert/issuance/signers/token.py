@@ -154,7 +154,9 @@ class TokenSigner:
 
     async def sign_crl(self, _ca: ClientCA, _content: CrlContent) -> bytes:
         """Raise NotFound: there are no certificates."""
-        raise NotFound("This cluster's credentials are tokens of service accounts. It has no CRL.")
+        raise NotFound(
+            "This cluster's credentials are tokens of service accounts, so the cluster has no CRL."
+        )
 
     async def custody(self, ca: ClientCA) -> KeyCustody:
         """Return what the cluster says about the service's account."""
@@ -162,7 +164,8 @@ class TokenSigner:
             with explained(_FORBIDDEN_ADVICE):
                 await connection.api.get(_ISSUER_PATH)
             return KeyCustody(
-                "the cluster's API server, which signs the tokens; this service has only a token of its own account",
+                "the cluster's API server, which signs the tokens; this service has only a token of its own"
+                " account",
                 {
                     "account": connection.token.username,
                     "token_expires_at": rfc3339(connection.token.expires_at),
@@ -253,7 +256,7 @@ class TokenSigner:
 
 
 class LimitedTokenSigner(LimitedSigner):
-    """Limits the creation of credentials. Ending credentials never waits for the creation of others."""
+    """Limits the creation of credentials. Ending credentials never waits for creating credentials."""
 
     def __init__(self, signer: TokenSigner, limits: SignerLimits) -> None:
         super().__init__(NAME, signer, limits, per_cluster=True)

@@ -1,7 +1,7 @@
-"""Sessions with a PKCS#11 token: a bounded number of threads, each with a session of its own.
+"""Sessions with a PKCS#11 token: a bounded number of threads, each with a separate session.
 
-A call into a module can hang, and can't be cancelled. So the threads are daemon threads: at its end, the process does
-not wait for them.
+A call into a module can hang, and can't be cancelled. So the threads are daemon threads, because the process does not
+wait for daemon threads when it ends.
 """
 
 import asyncio
@@ -126,7 +126,8 @@ class TokenSessions:
         # The caller limits the number of operations, so more jobs wait only if calls hang.
         if self._jobs.qsize() >= self._thread_count:
             raise Unavailable(
-                f"The token {self.address.name} does not answer: all calls to its PKCS#11 module hang. Try again"
+                f"The token {self.address.name} does not answer: all calls to its PKCS#11 module hang. Try"
+                " again"
                 " later."
             )
         loop = asyncio.get_running_loop()
@@ -265,7 +266,8 @@ class _SessionThread(threading.Thread):
         if len(found) > 1:
             serials = ", ".join(token.serial for token in found)
             raise SignerError(
-                f"{len(found)} tokens have the label {label}. The operator must set signers.pkcs11.serial to one of "
+                f"{len(found)} tokens have the label {label}. The operator must set signers.pkcs11.serial to"
+                " one of "
                 f"these serial numbers: {serials}."
             )
         if not found:
@@ -325,13 +327,15 @@ class Login:
             name = self._address.name
             if pin == self._refused_pin:
                 raise SignerError(
-                    f"The token {name} has refused the PIN. To avoid locking the token, the service does not try again"
+                    f"The token {name} has refused the PIN. To avoid locking the token, the service does not"
+                    " try again"
                     " until the operator corrects the file signers.pkcs11.pin_file or restarts the service."
                 )
             if token.is_pin_locked or token.is_final_try:
                 state = "is locked" if token.is_pin_locked else "locks itself after one more wrong PIN"
                 raise SignerError(
-                    f"The token {name} {state}, so the service does not log in. The operator must log in once with "
+                    f"The token {name} {state}, so the service does not log in. The operator must log in"
+                    " once with "
                     "another program, or reset the PIN."
                 )
             try:
@@ -358,17 +362,19 @@ class Login:
             raise SignerError(f"signers.pkcs11.pin_file: {error}") from None
         except OSError as error:
             raise SignerError(
-                f"Can't read the file signers.pkcs11.pin_file: {error.strerror}. The operator must provide the file."
+                f"Can't read the file signers.pkcs11.pin_file: {error.strerror}. The operator must provide"
+                " the file."
             ) from error
         if not pin:
             raise SignerError(
-                "The file signers.pkcs11.pin_file is empty. The operator must write the PIN to it."
+                "The file signers.pkcs11.pin_file is empty. The operator must write the PIN to this file."
             )
         return pin
 
 
 _FORKED = (
-    "This process has inherited an open PKCS#11 module from its parent process, and can't use it. Use the module only "
+    "This process has inherited an open PKCS#11 module from its parent process, and can't use it. Use the"
+    " module only "
     "after the fork."
 )
 
@@ -462,7 +468,7 @@ class _Module:
 
     def _initialize(self) -> None:
         begin = time.monotonic()
-        # A module may keep a broken connection for each thread, and drop only one of them in each attempt.
+        # A module may keep a broken connection for each thread, and drop only one broken connection in each attempt.
         for _ in range(self._most_users):
             try:
                 return self._initialize_once()

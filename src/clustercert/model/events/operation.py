@@ -254,7 +254,7 @@ class EnforcementOverflowed(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterTokensStopped(AuditEvent):
-    """A look at a cluster found a reason to issue no tokens there. Revoking goes on. The subject is the cluster's id.
+    """A look at a cluster found a reason to issue no tokens for it. Revoking goes on. The subject is the cluster's id.
 
     Attributes:
         problem: what is wrong, and what the operator does.

@@ -94,7 +94,7 @@ class _End(NamedTuple):
 
     Attributes:
         kind: the kind of a badge, or `warn` for text in a warning color; empty for plain text.
-        at: the time that belongs to the text; None without one.
+        at: the time that belongs to the text; None without a time.
     """
 
     text: str
@@ -103,7 +103,7 @@ class _End(NamedTuple):
 
 
 def _ends(credential: Any) -> _End:
-    """Return how a live certificate of the report ends, or what was seen of the refusal of a revoked one."""
+    """Return how a live certificate of the report ends, or whether the refusal of a revoked certificate was seen."""
     if (refusal := credential["refusal"]) is not None:
         return _End(REFUSAL_WORDS[refusal], _REFUSAL_KINDS[refusal], credential[REFUSAL_TIMES[refusal]])
     if credential["refuses"] != "none":
@@ -160,7 +160,7 @@ async def _confirmation(visit: Visit, target: _Target, failure: ClustercertError
     """
     cluster = await cluster_in_path(visit)
     report = None
-    # Others may revoke their own certificates, but not see the report. The API would record a refused request.
+    # Other visitors may revoke their own certificates, but not see the report. The API would record a refused request.
     if reads_project(visit.me.caller, cluster["project_id"]):
         report = await visit.api.get(api_path(visit, "access"), user=target.user_id, limit=1)
     certificate, others = None, 0
@@ -235,7 +235,7 @@ async def ask_to_revoke_all(visit: Visit) -> Response:
 async def revoke_all(visit: Visit) -> Response:
     target, cluster = await _everybody(visit), await cluster_in_path(visit)
     if visit.value("cluster") != cluster["name"]:
-        failure = InvalidRequest(f"The name of this cluster is {cluster['name']}. Type it to confirm.")
+        failure = InvalidRequest(f"The name of this cluster is {cluster['name']}. Type this name to confirm.")
         return await _confirmation(visit, target, failure)
     return await _revoke(visit, target)
 

@@ -20,7 +20,7 @@ _PAGE = 50
 _NAMED = 5
 # The maximum number of keys of each kind that the page shows. A user can have thousands of temporary keys.
 _PERMANENT_KEYS, _TEMPORARY_KEYS = 500, 20
-# What a person who revokes their own certificates can say about it.
+# The reasons from which a person who revokes their own certificates can choose.
 REASONS: Mapping[RevocationReason, str] = {
     "cessationOfOperation": "Not needed any more",
     "keyCompromise": "Somebody else may have the private key (nobody can undo this)",
@@ -100,7 +100,7 @@ async def end_other_sessions(visit: Visit) -> Response:
     found = await visit.api.get(path("caller", "sessions"))
     others = [each["id"] for each in found["sessions"] if not each["current"]]
     for session_id in others:
-        # A session that ended meanwhile must not keep the others open.
+        # A session that ended meanwhile must not keep the other sessions open.
         with contextlib.suppress(NotFound):
             await visit.api.send("DELETE", path("caller", "sessions", session_id))
     ended = "1 other session has" if len(others) == 1 else f"{len(others)} other sessions have"

@@ -26,8 +26,8 @@ pages = Pages()
 
 _AUDIT = f"{PREFIX}/audit"
 _PAGE = 50
-# A page of the API may be empty, although there are further events. So the console reads several of them for one page
-# of its own.
+# A page of the API may be empty, although there are further events. So the console reads several pages of the API for
+# each of its pages.
 _READS = 4
 _EXPORT_PAGE, _EXPORT_READS, _EXPORTED = 500, 200, 10_000
 _PLAIN = "text/plain"
@@ -83,7 +83,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An event in the list. `is_alert`: whether an operator should look at it."""
+    """An event in the list. `is_alert`: whether an operator should look at the event."""
 
     event: JsonObject
     sentence: list[Part]

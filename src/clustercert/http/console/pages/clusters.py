@@ -138,7 +138,7 @@ async def connect(visit: Visit) -> Response:
 
 @pages.get("/clusters/{cluster_id}/kubeconfig")
 async def download_kubeconfig(visit: Visit) -> Response:
-    """Download a kubeconfig for the exec plugin. It has no secret."""
+    """Download a kubeconfig for the exec plugin, without a secret."""
     cluster = await _cluster(visit)
     answer = await visit.api.send("GET", path("clusters", cluster["id"], "kubeconfig"), accept=YAML)
     return _file(answer.body, f"{cluster['name']}.kubeconfig.yaml")
@@ -211,7 +211,7 @@ def _usable(issued: JsonObject, cluster: Mapping[str, Any]) -> JsonObject:
 
 
 async def _cluster(visit: Visit) -> Mapping[str, Any]:
-    """Return the cluster in the path. Raises NotFound if the visitor can't reach it."""
+    """Return the cluster in the path. Raises NotFound if the visitor can't reach the cluster."""
     cluster_id = visit.part("cluster_id")
     found = await visit.api.get(path("clusters"), name=cluster_id)
     for each in found["clusters"]:

@@ -51,7 +51,7 @@ _ORDERS = {
     "ca_end": "client CA that ends first",
     "ca_start": "oldest client CA",
 }
-# Filters that the form does not show. The page names them, with a link that removes them.
+# Filters that the form does not show. The page names these filters, with a link that removes the filters.
 _HIDDEN = ("project", "label", "version")
 _FIELDS = ("text", "enforcement", "rotation", "seen", "ca_end", "order", *_HIDDEN)
 

@@ -55,7 +55,7 @@ async def show_login(visit: Visit) -> Response:
 async def log_in(visit: Visit) -> Response:
     """Log in with a password.
 
-    The limits, and the time that a failure takes, are those of POST /v3/auth/tokens.
+    The limits, and the time that a failure takes, are the same as for POST /v3/auth/tokens.
     """
     context, sessions = context_of(visit.request), visit.services.sessions
     next_page, before = safe_next(visit.value("next")), visit.request.cookies.get(SESSION_COOKIE)
@@ -124,7 +124,7 @@ def _failed(visit: Visit, next_page: str, failure: ClustercertError) -> Response
 def _login_page(
     visit: Visit, next_page: str, *, again: bool, status: int = 200, message: str = ""
 ) -> Response:
-    """Return the page with all ways to log in; for a login again, with those of the visitor's identity system."""
+    """Return the page with all ways to log in; for a login again, with the ways of the visitor's identity system."""
     services, visitor = visit.services, visit.visitor if again else None
     own = visitor.session.issuer if visitor is not None else None
     keystone = services.sessions.keystone

@@ -1,4 +1,4 @@
-"""Login at OIDC issuers, and logout by them."""
+"""Login at OIDC issuers, and logout by the issuers."""
 
 from typing import TYPE_CHECKING, cast
 

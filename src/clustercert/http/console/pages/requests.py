@@ -1,4 +1,4 @@
-"""Access requests: lists of them, one request with its steps and decisions, and the form for a new one."""
+"""Access requests: lists, one request with its steps and decisions, and the form for a new request."""
 
 import shlex
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _HOME = f"{PREFIX}/requests"
 _API = path("access-requests")
 _SHORT_LIST = 20
 _PAGE = 100
-# The API reads this many requests, and returns those that the person can decide. The page may be empty.
+# The API reads this many requests, and returns only requests that the person can decide. The page may be empty.
 _PAGE_TO_DECIDE = 200
 _SHOWN_DIGITS = 8
 _MAX_CLUSTERS = 100

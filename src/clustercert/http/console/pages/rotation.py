@@ -126,7 +126,7 @@ def _target(visit: Visit, action: str) -> str:
 async def _confirmation(
     visit: Visit, action: str, body: JsonObject | None, failure: ClustercertError | None = None
 ) -> Response:
-    """Return the page that asks for a confirmation. It shows a dry run of the action.
+    """Return the page that asks for a confirmation, with a dry run of the action.
 
     Args:
         body: the body of the dry run.
@@ -156,7 +156,7 @@ async def _confirmation(
 
 
 async def _done(visit: Visit, action: str, body: JsonObject | None, notice: str) -> Response:
-    """Carry out an action. If the API refuses it, show its confirmation again, with the message."""
+    """Carry out an action. If the API refuses the action, show its confirmation again, with the message."""
     try:
         await visit.api.post(_target(visit, action), body)
     except NotFound:
