@@ -99,7 +99,7 @@ def certificate_problems(row: StoredCertificate, policy: Policy, now: datetime) 
 
 
 def _token_problems(record: CertificateRecord, policy: Policy, now: datetime) -> tuple[str, ...]:
-    """Check a stored token. Only the cluster knows the token itself, so this compares the columns with each other."""
+    """Check a stored token. Compares the columns with each other, because only the cluster knows the token itself."""
     wrong = []
     try:
         if jti_fingerprint(str(UUID(hex=record.serial))) != record.fingerprint:

@@ -58,7 +58,7 @@ class CredentialEnd:
         this certificate, and `expiry` if the cluster has no fast controls.
         revoked_at, revoked_by: when and by whom the certificate was revoked; None if the certificate is live.
         used_after_revocation_at: when an API server last allowed a request after the revocation; None if none was seen.
-        refusal: what was seen of the refusal; None if the certificate is not revoked. `used`: an API server allowed a
+        refusal: whether a refusal was seen; None if the certificate is not revoked. `used`: an API server allowed a
             request after the revocation. `refused`: the webhook told the API server to refuse a request. `expected`: a
             control should stop the certificate, but nothing was seen yet. `only_writes`: the same for writes, and the
             API server accepts reads. `none`: nothing stops the certificate before it expires.
@@ -127,7 +127,7 @@ def credential_end(certificate: CertificateView, controls: Sequence[Control], no
 
 
 def _refusal(certificate: CertificateView, enforcement: Enforcement, now: datetime) -> RefusalState | None:
-    """Return what was seen of the refusal of a revoked certificate."""
+    """Return whether the refusal of a revoked certificate was seen."""
     used_at, refused_at = certificate.used_after_revocation_at, certificate.refused_after_revocation_at
     if certificate.revoked_at is None:
         return None

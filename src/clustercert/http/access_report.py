@@ -58,7 +58,7 @@ class CredentialBody(ResponseBody):
     )
     refusal: RefusalState | None = Field(
         validation_alias=AliasPath("end", "refusal"),
-        description="What was seen of the refusal; null if the certificate is not revoked. `used`: an API server"
+        description="Whether a refusal was seen; null if the certificate is not revoked. `used`: an API server"
         " allowed a request after the revocation. `refused`: the webhook told the API server to refuse a"
         " request."
         " `expected`: a control should stop the certificate, but nothing was seen yet. `only_writes`: the"

@@ -171,8 +171,7 @@ class FleetClusterBody(ResponseBody):
     )
     certificates: int = Field(description="Live certificates, except the service's own.")
     unknown: int = Field(
-        description="User names with groups in client certificates that this service did not issue, as the API server"
-        " reported them."
+        description="User names with groups that the API server reported from client certificates of other issuers."
     )
 
 

@@ -266,7 +266,7 @@ def _require_utf8_path(scope: Scope) -> None:
 
 
 def _require_chunked_only(scope: Scope) -> None:
-    """Raise InvalidRequest if the body has another transfer coding besides chunked, such as gzip.
+    """Raise InvalidRequest if the body has a transfer coding other than chunked, such as gzip.
 
     The HTTP server decodes only chunked, so the application would read a compressed body as if it was not compressed.
     """

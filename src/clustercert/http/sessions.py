@@ -21,8 +21,8 @@ class SessionBody(ResponseBody):
     address: str = Field(description="The source IP address of the login.")
     created_at: Time = Field(description="The time of the login.")
     seen_at: Time = Field(description="The time of the last request, up to a minute too early.")
-    idle_at: Time = Field(description="When the session ends, unless it is used before that time.")
-    expires_at: Time = Field(description="The latest end of the session, even if it is used.")
+    idle_at: Time = Field(description="When the session ends, unless a request uses the session before.")
+    expires_at: Time = Field(description="The latest end of the session, even if the session is used.")
     current: bool = Field(description="Whether the present request belongs to this session.")
 
 

@@ -57,7 +57,7 @@ ProofOutcome = Literal["accepted", "refused", "failed"]
 authenticate the certificate or was not reached, so nothing is proved."""
 
 RefusalState = Literal["used", "refused", "expected", "only_writes", "none"]
-"""What was seen of the refusal of a revoked credential; see `certificates.credential_end`."""
+"""Whether the refusal of a revoked credential was seen; see `certificates.credential_end`."""
 
 RequestSeverity = Literal["good", "warn", "bad", "plain"]
 """How urgent the state of an access request is for its user and approvers. `plain`: nothing needs to be done."""

@@ -36,7 +36,7 @@ def challenge(verifier: str) -> Mapping[str, str]:
 
 
 def supports_pkce(document: Mapping[str, object]) -> bool:
-    """Whether an issuer's discovery document allows PKCE with S256. Issuers need not list their methods."""
+    """Whether an issuer's discovery document allows PKCE with S256. Some issuers do not list their methods."""
     methods = document.get("code_challenge_methods_supported")
     return methods is None or (isinstance(methods, list) and "S256" in methods)
 

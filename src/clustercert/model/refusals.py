@@ -1,4 +1,4 @@
-"""The words for what was seen of the refusal of a revoked credential, for the console and the command line."""
+"""Words that say whether the refusal of a revoked credential was seen, for the console and the command line."""
 
 from collections.abc import Mapping
 

@@ -39,7 +39,7 @@ class Session:
 
     @property
     def idle_at(self) -> datetime:
-        """When the session ends, unless it is used before that time."""
+        """When the session ends, unless a request uses the session before."""
         return min(self.seen_at + IDLE_LIFETIME, self.expires_at)
 
     @property

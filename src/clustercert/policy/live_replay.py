@@ -13,7 +13,7 @@ NO_EVENT = "the audit event was deleted, or is not sealed yet"
 
 
 class LiveChange(StrEnum):
-    """How another policy would grant less than an issued certificate contains."""
+    """Ways in which another policy grants less than an issued certificate contains."""
 
     REFUSED = "refused"
     SHORTER = "shorter"

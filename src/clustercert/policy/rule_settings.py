@@ -301,9 +301,11 @@ class PolicySettings(Section):
             if names.index(example.name) < number:
                 raise RuleFault(f"two examples have the name {example.name}; rename one", *at, "name")
             if (rule := example.expects.refused_by) is not None and rule not in rules:
-                raise RuleFault(f"no rule has the name {rule}", *at, "expects", "refused_by")
+                raise RuleFault(f"no rule has the name {rule}; correct it", *at, "expects", "refused_by")
             if unknown := set(example.expects.offers or ()) - offers:
-                raise RuleFault(f"no rule named {min(unknown)} offers groups", *at, "expects", "offers")
+                raise RuleFault(
+                    f"no rule named {min(unknown)} offers groups; correct it", *at, "expects", "offers"
+                )
             access = example.request.access
             if access is not None and access.rule not in offers:
                 raise RuleFault(

@@ -366,7 +366,7 @@ def _page_of_form(request: Request) -> str:
 
 
 def _is_update(request: Request) -> bool:
-    """Whether a live part of a page sent the request, and not a person."""
+    """Whether a live part of a page, not a person, sent the request."""
     return "live-update" in request.headers
 
 

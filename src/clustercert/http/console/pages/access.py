@@ -90,7 +90,7 @@ def _group(report: Any, name: str) -> Any | None:
 
 
 class _End(NamedTuple):
-    """How a certificate ends, or what was seen of its refusal, for a table cell.
+    """How a certificate ends, or whether its refusal was seen, for a table cell.
 
     Attributes:
         kind: the kind of a badge, or `warn` for text in a warning color; empty for plain text.

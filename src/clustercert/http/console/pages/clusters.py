@@ -31,7 +31,7 @@ YAML = "application/yaml"
 LIST = f"{PREFIX}/clusters"
 # The lifetimes that the page offers, besides the longest allowed.
 _LIFETIMES = tuple(timedelta(hours=hours) for hours in (1, 4, 8, 24))
-# The most certificates and requests of the visitor that a page reads.
+# The maximum number of the visitor's certificates and requests that a page reads.
 _MANY = 500
 # A sample reason, to find out whether the policy refuses only because of a missing reason.
 _SAMPLE = "a reason"
