@@ -5,6 +5,7 @@ the docstrings here: run `make docs` after a change.
 """
 
 import contextlib
+import hashlib
 import os
 import re
 from datetime import timedelta
@@ -43,6 +44,7 @@ from clustercert.model.errors import ClustercertError
 from clustercert.model.name_patterns import Names
 from clustercert.model.requests import is_protected_url, is_service_url
 from clustercert.model.wheel import wheel_file
+from clustercert.observability import canonical_json
 from clustercert.pki.openbao_settings import OpenBaoSettings
 from clustercert.policy.decision import Policy
 from clustercert.policy.examples import example_failures
@@ -604,6 +606,23 @@ def load(config: Path | None, policy_file: Path | None = None, /, **overrides: o
         raise SettingsError(f"Can't parse an environment variable CLUSTERCERT_…: {error}.") from error
     except ValidationError as error:
         raise SettingsError(_faults(error, config or policy_file, from_file, from_policy_file)) from error
+
+
+def settings_digest(settings: Settings) -> str:
+    """Return the SHA-256 of the settings, in hex, by which replicas can be compared.
+
+    Nobody can guess a secret from the digest: it covers no passwords, no values of type secret, and of the signers
+    only their names.
+    """
+    # See `_database_url`.
+    from sqlalchemy.engine import make_url  # noqa: PLC0415
+
+    database = make_url(settings.store_url).set(password=None).difference_update_query(["password"])
+    values = settings.model_dump(
+        mode="json", exclude={"database_url", "signers"}, fallback=str, warnings=False
+    )
+    values |= {"database_url": str(database), "signers": sorted(settings.signers)}
+    return hashlib.sha256(canonical_json.dumps(values, sort_names=True)).hexdigest()
 
 
 def named_policy_file(config: Path | None) -> Path | None:

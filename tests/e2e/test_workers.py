@@ -1,5 +1,6 @@
 """One process for one worker, uvicorn's supervisor for several, and a socket that a service manager passes on."""
 
+import json
 import os
 import re
 import signal
@@ -7,11 +8,14 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
+from clustercert import __version__
 from clustercert.server.serving import DRAIN_WORKER
 from support import postgres
 from support.command_line import new_operator
@@ -64,9 +68,34 @@ def test_a_worker_that_died_is_replaced(tmp_path: Path) -> None:
         os.kill(min(before), signal.SIGKILL)
         eventually(lambda: len(children(running)) == 2 and children(running) != before)
         assert [asked(running) for _ in range(10)] == [200] * 10
-        assert running.process.stderr is not None
-        said = next(line for line in running.process.stderr if "Child process" in line)
-        assert str(min(before)) in said
+        [added] = children(running) - before
+        log = running.data_dir / "server.log"
+        [line] = eventually(lambda: _lines(log, "worker died and was replaced"))
+        assert (line["worker"], line["signal"], line["replacement"]) == (min(before), "SIGKILL", added)
+
+
+def _lines(log: Path, event: str) -> Sequence[dict[str, Any]]:
+    """The lines of a log about an event. Each line must be JSON."""
+    return [line for line in map(json.loads, log.read_text().splitlines()) if line["event"] == event]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_log_says_what_starts_and_when_each_process_is_ready_and_why_it_stops(
+    tmp_path: Path, workers: str
+) -> None:
+    with demo(tmp_path / "data", "--workers", workers) as running:
+        log, pid = running.data_dir / "server.log", running.process.pid
+        [start] = _lines(log, "service starting")
+        assert (start["pid"], start["version"], start["role"]) == (pid, __version__, "all")
+        assert start["workers"] == int(workers)
+        assert len(start["settings_sha256"]) == 64
+        serving = children(running) or {pid}
+        eventually(lambda: {line["pid"] for line in _lines(log, "process ready")} == serving)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(SECONDS) == 0
+        stops = {line["pid"]: line["signal"] for line in _lines(log, "process stopping")}
+        assert stops == dict.fromkeys({pid, *serving}, "SIGTERM")
+        assert _lines(log, "service stopped")[0]["pid"] == pid
 
 
 def test_a_worker_that_a_signal_adds_drains_like_the_others(tmp_path: Path) -> None:

@@ -3,24 +3,18 @@
 The format is JSON, or plain text on a terminal. Audit events are not in the log, but in the database.
 """
 
-import contextlib
 import functools
-import io
 import logging
-import os
 import sys
 from collections.abc import MutableMapping
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import structlog
 
 from clustercert.observability import canonical_json
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from clustercert.observability.process_log import Style, chosen_style, open_output, timestamp
 
 # A field with one of these words in its name is redacted.
 _SECRET_WORDS = ("token", "password", "secret", "key", "pem", "authorization", "cookie")
@@ -35,17 +29,11 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 """Id of the current trace, added to each of its log lines. Empty outside a trace."""
 
-_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
-
-def configure(
-    style: Literal["json", "console"] | None, level: str = "info", file: Path | None = None
-) -> None:
-    """Set up logging for this process: structlog, and the standard library's logging for dependencies."""
-    output = os.open(file, _APPEND, 0o600) if file else sys.stdout.fileno()
-    stream = io.BufferedWriter(_Output(output, "wb", closefd=file is not None))
-    if style is None:
-        style = "console" if stream.isatty() else "json"
+def configure(style: Style | None, level: str = "info", file: Path | None = None) -> None:
+    """Set up structlog for this process. For the standard library's logging, see `process_log`."""
+    stream = open_output(file)
+    style = chosen_style(style, stream)
     # Plain tracebacks in both styles: structlog's rich tracebacks print local variables, which may hold keys.
     renderer: list[structlog.typing.Processor]
     if style == "console":
@@ -67,10 +55,6 @@ def configure(
         logger_factory=structlog.BytesLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
-    # For libraries: log only warnings and errors.
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
 
 
 def configure_command() -> None:
@@ -83,16 +67,6 @@ def configure_command() -> None:
     )
 
 
-class _Output(io.FileIO):
-    """Drops lines that can't be written: a full disk or a closed pipe must not fail a request."""
-
-    def write(self, data: "ReadableBuffer", /) -> int:
-        written = None
-        with contextlib.suppress(OSError):
-            written = super().write(data)
-        return memoryview(data).nbytes if written is None else written
-
-
 def _with_context(_logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Add the request id, the trace id, the level and the time."""
     if request := request_id.get():
@@ -100,7 +74,7 @@ def _with_context(_logger: object, method: str, event: MutableMapping[str, Any])
     if trace := trace_id.get():
         event["trace_id"] = trace
     event["level"] = method
-    event["timestamp"] = f"{datetime.now(UTC).replace(tzinfo=None).isoformat('T', 'microseconds')}Z"
+    event["timestamp"] = timestamp()
     return event
 
 

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import functools
 import gc
+import logging
 import os
 import re
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -41,7 +43,7 @@ from clustercert.model.choices import ServerRole
 from clustercert.model.errors import ClustercertError, LogDamaged, StoreFault, Unauthenticated, Unavailable
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.rights import OPERATOR
-from clustercert.observability import log, metrics
+from clustercert.observability import log, metrics, process_log
 from clustercert.observability.tracing import Tracer
 from clustercert.policy.decision import Policy, long_lifetimes, policy_digest
 from clustercert.policy.lifetime import lifetime_text
@@ -211,6 +213,7 @@ def create_app(
             until this event is set.
     """
     log.configure(settings.log.format, settings.log.level, settings.log.file)
+    started = time.monotonic()
     failures = FailedAuthentications(utc_now)
     tracer = _tracer(settings, role)
     app = new_app(
@@ -239,6 +242,8 @@ def create_app(
                     stack.push_async_callback(tracer.close)
                 await stack.enter_async_context(await _entered(serve, stopping))
                 notify_ready()
+                seconds = round(time.monotonic() - started, 1)
+                process_log.write(logging.INFO, "process ready", seconds=seconds)
                 yield
 
     router = Router(

@@ -21,7 +21,7 @@ from clustercert.policy.decision import policy_digest
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.server.file_watch import POLL_SECONDS, FileWatch
 from clustercert.server.tls_context import TlsContext
-from clustercert.settings import Settings, SettingsError
+from clustercert.settings import Settings, SettingsError, settings_digest
 
 FIRST_SECONDS, MOST_SECONDS = 1.0, 60.0
 
@@ -234,6 +234,7 @@ def _log_reloaded(current: Settings, following: Settings, loaded: Settings) -> N
         "settings reloaded",
         changed=list(changed_fields(current, following)),
         needs_restart=list(changed_fields(following, loaded)),
+        settings_sha256=settings_digest(following),
         policy_sha256=policy_digest(following.policy.policy()),
         **changed_rules(current.policy, following.policy),
         **changed_issuers(current.identity, following.identity),

@@ -18,22 +18,22 @@ from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
+from clustercert import __version__
 from clustercert.model.choices import ServerRole
 from clustercert.model.errors import ClustercertError
+from clustercert.observability import process_log
 from clustercert.server.file_watch import FileWatch
 from clustercert.server.reloading import AppliedSettings, Reloader
 from clustercert.server.tls_context import TlsContext
 from clustercert.server.tls_files import Tls
-from clustercert.settings import Settings, SettingsError
-
-logger = logging.getLogger(__name__)
+from clustercert.settings import Settings, SettingsError, settings_digest
 
 T = TypeVar("T")
 
@@ -100,22 +100,25 @@ DRAIN_WORKER = signal.SIGUSR1
 
 
 class DrainingServer(uvicorn.Server):
-    """After a signal, answers each keep-alive connection once more, with `Connection: close`, and then stops.
+    """After the drain signal, answers each keep-alive connection once more, with `Connection: close`, and then stops.
 
     Closing a keep-alive connection at once could lose a request in transit, and HTTP clients don't repeat a POST. New
     connections are accepted until shortly before the process exits, because the next process may start only then.
     """
 
-    def __init__(self, config: uvicorn.Config, drain_signal: signal.Signals = signal.SIGTERM) -> None:
+    def __init__(self, config: uvicorn.Config, drain_signal: signal.Signals | None) -> None:
         super().__init__(config)
         self._drain_signal = drain_signal
         self._ends_at: float | None = None
+        self._stop_signal: int | None = None
+        self._has_logged_stop = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle a signal.
 
         The first drain signal starts to drain connections; any other signal stops the server at once.
         """
+        self._stop_signal = self._stop_signal or sig
         if sig != self._drain_signal or not self.started or self._ends_at is not None:
             super().handle_exit(sig, frame)
             return
@@ -126,6 +129,7 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Continue to drain connections. uvicorn calls this method ten times a second. Returns whether to stop."""
+        self._log_stop()
         if self._ends_at is not None:
             remaining = self._ends_at - time.monotonic()
             if remaining < LAST_SECONDS:
@@ -134,6 +138,18 @@ class DrainingServer(uvicorn.Server):
             if remaining < 0 or not self.server_state.connections:
                 return True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop. uvicorn calls this method once."""
+        self._log_stop()
+        await super().shutdown(sockets)
+
+    def _log_stop(self) -> None:
+        """Log the signal that stops this process. The signal's handler can't, as it may interrupt another line."""
+        if self._stop_signal is not None and not self._has_logged_stop:
+            self._has_logged_stop = True
+            name = signal.Signals(self._stop_signal).name
+            process_log.write(logging.INFO, "process stopping", signal=name)
 
 
 # Source: sd_listen_fds(3).
@@ -244,16 +260,29 @@ def run(
         drain: after SIGTERM, drain connections. If the socket is inherited, connections are always drained.
         on_start: called in this process, just before it serves or starts its workers.
     """
+    started = time.monotonic()
     _raise_open_files()
     app = _Application(settings, role, load, watch, TlsContext(files) if files else None)
+    app.configure_log()
     config = _config(app)
+    process_log.write(
+        logging.INFO,
+        "service starting",
+        version=__version__,
+        role=role,
+        workers=settings.server.workers,
+        settings_sha256=settings_digest(settings),
+    )
     on_start()
     # Otherwise draining would only delay the exit, because no other process takes over the clients.
     drain = drain or listener.inherited
-    if settings.server.workers == 1:
-        _serve(config, listener.socket, drain=drain)
-    else:
-        _supervise(app, config, listener.socket, drain=drain)
+    try:
+        if settings.server.workers == 1:
+            _serve(config, listener.socket, drain=drain)
+        else:
+            _supervise(app, config, listener.socket, drain=drain)
+    finally:
+        process_log.write(logging.INFO, "service stopped", seconds=round(time.monotonic() - started, 1))
 
 
 def _config(app: "_Application") -> uvicorn.Config:
@@ -284,7 +313,7 @@ def _config(app: "_Application") -> uvicorn.Config:
 
 
 def _serve(config: uvicorn.Config, listener: socket.socket, *, drain: bool) -> None:
-    server = DrainingServer(config) if drain else uvicorn.Server(config)
+    server = DrainingServer(config, signal.SIGTERM if drain else None)
 
     def stop(_number: int, _frame: object) -> None:
         server.should_exit = True
@@ -318,6 +347,7 @@ class _Worker(Process):
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve. Runs in the worker process."""
+        cast("_Application", self.config.app).configure_log()
         signal.signal(DRAIN_WORKER, self.server.handle_exit)
         super().target(sockets)
 
@@ -350,18 +380,27 @@ class _Supervisor(Multiprocess):
         for index, worker in enumerate(self.processes):
             if worker.is_alive(timeout=self.config.timeout_worker_healthcheck):
                 continue
+            has_ended = worker.exitcode is not None
             worker.kill()
             worker.join()
             if worker.exitcode == STARTUP_FAILURE:
                 # A new worker would fail too. A database that does not answer is not the cause: workers wait for the
                 # database.
+                process_log.write(logging.ERROR, "worker could not start", worker=worker.pid)
                 self.should_exit.set()
                 return
-            logger.warning("Child process [%s] ended, and is replaced", worker.pid)
             self.processes[index] = self._started_worker()
+            process_log.write(
+                logging.ERROR,
+                "worker died and was replaced" if has_ended else "worker did not respond and was replaced",
+                worker=worker.pid,
+                **_end_of(worker.exitcode),
+                replacement=self.processes[index].pid,
+            )
 
     def handle_term(self) -> None:
         """Let the workers drain their connections and end, or stop them. A second SIGTERM stops them at once."""
+        self._log_stop(signal.SIGTERM)
         if self._drain and not self.is_told_to_stop:
             self._send(DRAIN_WORKER)
         else:
@@ -370,6 +409,7 @@ class _Supervisor(Multiprocess):
 
     def handle_int(self) -> None:
         """Stop the workers at once."""
+        self._log_stop(signal.SIGINT)
         self.is_told_to_stop = True
         self.should_exit.set()
 
@@ -383,6 +423,10 @@ class _Supervisor(Multiprocess):
             self.processes_num += 1
             self.processes.append(self._started_worker())
 
+    def _log_stop(self, number: signal.Signals) -> None:
+        if not self.is_told_to_stop:
+            process_log.write(logging.INFO, "process stopping", signal=number.name)
+
     def _started_worker(self) -> _Worker:
         worker = _Worker(self.config, self.sockets)
         worker.start()
@@ -395,10 +439,15 @@ class _Supervisor(Multiprocess):
                 os.kill(worker.pid, number)
 
 
+def _end_of(exit_code: int | None) -> dict[str, object]:
+    """Return how a process ended, for the log: the name of the signal, or the exit code."""
+    if exit_code is None or exit_code >= 0:
+        return {"exit_code": exit_code}
+    names = {int(each): each.name for each in signal.Signals}
+    return {"signal": names.get(-exit_code, str(-exit_code))}
+
+
 def _supervise(app: "_Application", config: uvicorn.Config, listener: socket.socket, *, drain: bool) -> None:
-    # Set up the supervisor's log, for reports of dead workers. Each worker sets up its own log.
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn.error").setLevel(logging.INFO)
     # Without this variable, child processes would import modules from the current folder before installed ones.
     os.environ["PYTHONSAFEPATH"] = "1"
     _block_signals_in_workers()
@@ -434,6 +483,11 @@ class _Application:
     watch: FileWatch
     tls: TlsContext | None
     applied: AppliedSettings | None = None
+
+    def configure_log(self) -> None:
+        """Set up the log of this process, as far as it uses the standard library."""
+        log = self.settings.log
+        process_log.configure(log.format, log.level, log.file)
 
     def __call__(self) -> ASGIApp:
         """Create the application, in the running event loop."""
