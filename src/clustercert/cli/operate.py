@@ -89,6 +89,56 @@ def upgrade(
 
 
 @db.command()
+def copy(
+    context: typer.Context,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="The SQLite database, such as clustercert.db."),
+    ],
+) -> None:
+    """Copy an SQLite database to the empty PostgreSQL database in the settings.
+
+    Stop the service first: it would write to the SQLite database, and these changes would be lost. Copies everything in
+    one transaction, with the ids, the audit log and the encrypted keys. If the command is interrupted, the target stays
+    empty. The key-encryption keys stay where they are.
+
+    Examples:
+        clustercert db copy /var/lib/clustercert/clustercert.db
+    """
+    import asyncio
+
+    from clustercert.store.engine.database import Database
+    from clustercert.store.engine.database_copy import copy_database
+
+    loaded = settings(context)
+    if not loaded.shared_database:
+        raise CommandError(
+            "The settings name no PostgreSQL database. Set database_url, or CLUSTERCERT_DATABASE_URL, to the new"
+            " database."
+        )
+
+    # Opening a missing database would create it.
+    if not file.is_file():
+        raise CommandError(f"{file} is not a file. Give the path of the SQLite database.")
+
+    async def work(progress: Progress) -> int:
+        source = Database(f"sqlite+aiosqlite:///{file.resolve()}", data_dir=file.resolve().parent)
+        target = Database(loaded.store_url)
+        try:
+            return await copy_database(source, target, progress.reach)
+        finally:
+            await source.close()
+            await target.close()
+
+    with Progress("rows copied") as progress:
+        count = asyncio.run(work(progress))
+    print_note(
+        f"Copied {count} rows. Run `clustercert db check` and `clustercert audit verify`, and start the service with"
+        " the new database."
+    )
+
+
+@db.command()
 def check(
     context: typer.Context,
     certificates: Annotated[
