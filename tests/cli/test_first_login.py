@@ -61,7 +61,7 @@ def test_without_a_terminal_the_fingerprint_has_to_be_given(account: tuple[str, 
     assert f"add --ca-fingerprint {fingerprint} after you compared it" in refused.err
     other = run(tmp_path, "login", url, "--user", "carol", "--ca-fingerprint", "00:" * 31 + "00")
     assert (other.code, other.out) == (6, "")
-    assert f"It sends: {fingerprint}. Ask the operator" in other.err
+    assert f"The service sends: {fingerprint}. Ask the operator" in other.err
 
     malformed = run(tmp_path, "login", url, "--user", "carol", "--ca-fingerprint", fingerprint[:-1])
     assert malformed.code == 2
@@ -237,7 +237,7 @@ def test_the_leafs_fingerprint_is_refused_if_the_service_sends_the_leafs_issuer(
     refusal = (
         f"Error: {given} is the fingerprint of the certificate of {url}, and changes at each renewal. Compare the"
         f" fingerprint of its issuer, {fingerprint(issuer).hex()}, with the one that the operator of the service gives"
-        " you, and give that fingerprint instead.\n"
+        " you, and give the issuer's fingerprint instead.\n"
     )
     assert by_leaf.code == 1
     assert (by_leaf.err == refusal) is (sent == "issuer"), by_leaf.err

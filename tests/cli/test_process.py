@@ -441,7 +441,7 @@ def test_an_argument_that_is_not_utf_8_is_wrong_usage(operator: Operator) -> Non
     # Python reads the byte 0xff of an argument as this character.
     done = run_here("--config", operator.config, "project", "show", "eu-\udcff", "--local")
     assert done.code == 2
-    assert done.err == "Error: The argument 'eu-\\udcff' is not valid UTF-8. Write it in UTF-8.\n"
+    assert done.err == "Error: The argument 'eu-\\udcff' is not valid UTF-8. Write the argument in UTF-8.\n"
 
 
 def test_a_declined_confirmation_changes_nothing(operator: Operator) -> None:

@@ -1,7 +1,7 @@
 """File locks: of several parallel commands, only one asks the service or the OIDC issuer.
 
-The commands that waited for the lock use the result of that command. The lock file also contains the last failure, so
-that waiting commands fail with the same message. A failure that was saved before the clock was set is ignored.
+The commands that wait for the lock use the result of the first command. The lock file also contains the last failure,
+so that waiting commands fail with the same message. A failure that was saved before the clock was set is ignored.
 """
 
 import contextlib

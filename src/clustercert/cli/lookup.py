@@ -124,11 +124,11 @@ def no_projects(caller: "CurrentUser") -> ClustercertError:
 
 
 def _no_role(claims: "Sequence[RoleClaim]") -> str:
-    """Return which claims of an issuer's token no rule accepts, as far as the service says it to the token's user."""
+    """Return which claims of an issuer's token no rule accepts, as far as the service tells the token's user."""
     if not claims:
         return (
-            "The token gets no role: the issuer's settings have no rule for a role in a project. Ask an operator of the"
-            " service for one (identity.issuers.roles)."
+            "The token gets no role: the issuer's settings have no rule for a role in a project. Ask an "
+            "operator of the service for such a rule (identity.issuers.roles)."
         )
     held = ", ".join(f"{each.claim} {each.value or '(missing)'}" for each in claims)
     wrong = [each.claim for each in claims if each.is_met is False]
@@ -388,7 +388,7 @@ def alternatives(names: "Iterable[str]") -> str:
 def shown_name(client: "AdministrationClient", found: "JsonObject") -> str:
     """Return the name of a domain, project, user or group for messages. Raises ClientError.
 
-    Returns `DOMAIN/NAME` if the object is in another domain than the caller.
+    Returns `DOMAIN/NAME` if the object is not in the caller's domain.
     """
     name, domain = str(found["name"]), found.get("domain")
     return name if domain in (None, client.caller.get("domain")) else f"{domain}/{name}"
@@ -444,12 +444,12 @@ def named_users(
 
 
 def shown_user(user: "JsonObject") -> str:
-    """Return a user as DOMAIN/NAME, or only the name or the id if that is all the service knows."""
+    """Return a user as DOMAIN/NAME, or only the name or the id if the service knows nothing else."""
     return qualified_name(str(user.get("name") or user["id"]), str(user.get("domain") or ""))
 
 
 def _compared(client: "AdministrationClient", users: "list[JsonObject]") -> str:
-    """Return sentences that help to choose between users of one name."""
+    """Return sentences that help to choose between users with the same name."""
     sentences = []
     for user in users[:_MAX_NAMES]:
         certificates = list(

@@ -43,7 +43,7 @@ class CommandEntry(NamedTuple):
 PANELS = {
     "Every day": (
         CommandEntry("login", "login.command", "Log in to a running service."),
-        CommandEntry("logout", "login.logout", "Log out: revoke the token and delete it."),
+        CommandEntry("logout", "login.logout", "Log out: revoke and delete the token."),
         CommandEntry("password", "login.account", "Change your password."),
         CommandEntry("status", "login.account", "Show who is logged in, where and until when."),
         CommandEntry("profile", "login.account", "Manage saved logins at several services."),
@@ -62,7 +62,7 @@ PANELS = {
             "Explain which access you would get in a cluster, and what limits the access.",
         ),
         CommandEntry(
-            "request", "request", "Ask for access for a time, and decide about the requests of others."
+            "request", "request", "Request access for a limited time, and decide about other users' requests."
         ),
         CommandEntry(
             "certificate",
@@ -256,7 +256,7 @@ def root(
         typer.Option(
             envvar="CLUSTERCERT_CONFIG",
             metavar="FILE",
-            help="Settings file (TOML). CLUSTERCERT_… variables override it.",
+            help="Settings file (TOML). Variables CLUSTERCERT_… override the file.",
         ),
     ] = None,
     data_dir: Annotated[
@@ -318,7 +318,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the last resort of a program that shows no tracebacks
         _print_traceback()
         if isinstance(error, UnicodeEncodeError) and (wrong := _not_utf_8(given)):
-            print_note(f"Error: The argument {wrong} is not valid UTF-8. Write it in UTF-8.")
+            print_note(f"Error: The argument {wrong} is not valid UTF-8. Write the argument in UTF-8.")
             return _flush_output(USAGE)
         print_note(
             f"Error: Unexpected error ({type(error).__name__}). Run the command again with CLUSTERCERT_DEBUG=1 "
@@ -351,7 +351,7 @@ def _root_options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def _with_own_commands(arguments: list[str]) -> list[str]:
-    """Replace `version`, `whoami` and `help`, which are commands of other programs, by what this program has."""
+    """Replace `version`, `whoami` and `help`, which are commands of other programs, by their counterparts."""
     match arguments:
         case ["version"]:
             return ["--version"]

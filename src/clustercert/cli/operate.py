@@ -61,8 +61,8 @@ def upgrade(
         bool,
         typer.Option(
             "--schema-only",
-            help="Create or upgrade only the schema. Needs no key-encryption key: for a machine that serves only the "
-            "webhook and has no key.",
+            help="Create or upgrade only the schema. Needs no key-encryption key. Use this option on a "
+            "machine that serves only the webhook and has no key.",
         ),
     ] = False,
 ) -> None:
@@ -179,7 +179,7 @@ def check(
 
 
 async def _check_certificates(reader: Reader) -> None:
-    """Check all stored certificates. Prints those that fail the check, and raises CommandError if there are any."""
+    """Check all stored certificates. Prints the certificates that fail the check, and then raises CommandError."""
     from clustercert.audit.retention import CertificateScrubber
     from clustercert.model import utc_now
 
@@ -224,9 +224,9 @@ async def prune(
 ) -> None:
     """Delete certificates and access requests that ended long ago. Their audit events stay.
 
-    Access requests are kept for at least a day, and for as long after the last decision. Also deletes revocations of
-    users and clusters that no certificate needs any more. The service can keep running. If the command is interrupted,
-    run it again.
+    Access requests are kept for at least a day after their end, and after the last decision. Also deletes revocations
+    of users and clusters that no certificate needs any more. The service can keep running. If the command is
+    interrupted, run the command again.
 
     Examples:
         clustercert db prune --older-than 90d
@@ -295,7 +295,8 @@ def generate(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FILE", help="File to create, with mode 0600. Keep it and a copy outside the data folder."
+            metavar="FILE",
+            help="File to create, with mode 0600. Keep the file and a copy outside the data folder.",
         ),
     ],
     output: OutputOption = Output.TABLE,
@@ -327,7 +328,7 @@ def generate(
 async def list_keys(operator: Operator, output: OutputOption = Output.TABLE) -> None:
     """List key-encryption keys and data keys. Does not show the keys themselves.
 
-    Uses each key-encryption key to decrypt what it wraps, and shows why a key can't be used.
+    Uses each key-encryption key to decrypt the data keys that it wraps, and shows why a key can't be used.
 
     Examples:
         clustercert keys list
@@ -360,7 +361,7 @@ async def rotate(
     """Wrap the data keys with a new key-encryption key, or with all keys that the settings name.
 
     If a source of keys in the settings does not wrap all data keys yet, wraps them with the first key of each source.
-    The service can keep running. If the command is interrupted, run it again: all secrets stay readable.
+    The service can keep running. If the command is interrupted, run the command again: all secrets stay readable.
 
     Examples:
         clustercert keys rotate
@@ -388,8 +389,8 @@ async def retire(
         list[str] | None,
         typer.Argument(
             metavar="KEY…",
-            help="Ids of keys to delete, together with the copies of data keys that they wrapped. By default,"
-            " keys that wrap nothing.",
+            help="Ids of keys to delete, together with the copies of data keys that they wrapped. By "
+            "default, the keys that wrap no data key.",
         ),
     ] = None,
     output: OutputOption = Output.TABLE,
@@ -397,9 +398,8 @@ async def retire(
 ) -> None:
     """Delete key-encryption keys that are not needed any more.
 
-    Deletes a key from its file, and deletes the copies of data keys that the key has wrapped from the database. Keys
-    in OpenBao or Vault stay there.
-    Refuses to delete a key without which the data keys could not be decrypted.
+    Deletes each key from its file, and the copies of data keys that this key wrapped from the database. Keys in OpenBao
+    or Vault stay there. Refuses to delete a key without which the data keys could not be decrypted.
 
     Examples:
         clustercert keys retire
@@ -436,7 +436,7 @@ def _print_keks(keks: "tuple[KekStatus, ...]") -> None:
 def demo(
     context: typer.Context,
     port: Annotated[
-        int, typer.Option(metavar="PORT", min=0, max=65535, help="Port on loopback, 0 for any free one.")
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="Port on loopback, 0 for any free port.")
     ] = 8080,
     data_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Data folder. [default: clustercert-data]")
@@ -458,12 +458,15 @@ def demo(
     ] = False,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Print one JSON object when ready, everything else to standard error."),
+        typer.Option(
+            "--json",
+            help="Print one JSON object when the service is ready, and everything else to standard error.",
+        ),
     ] = False,
 ) -> None:
     """Start a demo service on loopback, and get a kubeconfig.
 
-    It creates everything that it needs in the data folder, and reuses that folder in later runs.
+    The demo creates everything that it needs in the data folder, and reuses this folder in later runs.
 
     Examples:
         clustercert demo
@@ -510,8 +513,9 @@ def serve(
     role: Annotated[
         ServerRole,
         typer.Option(
-            help="Which requests this process serves: all, only those from clients, or only those from API servers. "
-            "With `webhook`, the process listens at the address in the settings [webhook]."
+            help="Which requests this process serves: all requests, only requests from clients, or only "
+            "requests from API servers. With `webhook`, the process listens at the address in the "
+            "settings [webhook]."
         ),
     ] = "all",
     host: Annotated[
@@ -523,7 +527,7 @@ def serve(
             metavar="PORT",
             min=0,
             max=65535,
-            help="Port to listen on, 0 for any free one. Overrides the settings.",
+            help="Port to listen on, 0 for any free port. Overrides the settings.",
         ),
     ] = None,
     workers: Annotated[

@@ -333,7 +333,12 @@ class LifetimeOptions:
 
     duration: Annotated[
         int | None,
-        typer.Option(metavar="DAYS", min=-1, max=1825, help="Whole days, or -1 for the longest allowed."),
+        typer.Option(
+            metavar="DAYS",
+            min=-1,
+            max=1825,
+            help="Lifetime in whole days, or -1 for the longest allowed lifetime.",
+        ),
     ] = None
     expires_in: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""`clustercert request`: asks for access for a time, decides about the requests of others, and ends access."""
+"""`clustercert request`: requests access for a limited time, decides about other users' requests, and ends access."""
 
 import shlex
 import sys
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="request",
-    help="Ask for access for a time, and decide about the requests of others.",
+    help="Request access for a limited time, and decide about other users' requests.",
     no_args_is_help=True,
 )
 
@@ -97,7 +97,9 @@ RequestArgument = Annotated[
 
 ForOption = Annotated[
     timedelta,
-    typer.Option("--for", parser=parse_duration, metavar="DURATION", help="How long, such as 30m or 1h."),
+    typer.Option(
+        "--for", parser=parse_duration, metavar="DURATION", help="Duration of the access, such as 30m or 1h."
+    ),
 ]
 DecisionReasonOption = Annotated[
     str,
@@ -106,7 +108,7 @@ DecisionReasonOption = Annotated[
     ),
 ]
 ExtensionOption = Annotated[
-    bool, typer.Option("--extension", help="Decide about the extension of access that is approved already.")
+    bool, typer.Option("--extension", help="Decide about the extension of approved access.")
 ]
 
 
@@ -141,10 +143,10 @@ def create(
     domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Ask for Kubernetes groups in a cluster, for a time.
+    """Request Kubernetes groups in a cluster for a limited time.
 
-    Does not wait for the approval. kubectl uses the request by itself as soon as it is approved; the time begins with
-    the first certificate. If you have an equal open request, creates no second request.
+    Does not wait for the approval. As soon as the request is approved, kubectl uses it by itself. The time begins with
+    the first certificate. If you already have the same request open, creates no second request.
 
     Examples:
         clustercert request create prod --group admins --for 1h --reason TICKET-42
@@ -203,7 +205,7 @@ def list_requests(
 ) -> None:
     """List open access requests, newest first: your own requests, and the requests that you can decide.
 
-    Admins of a project see all requests of their project, operators and auditors all requests.
+    Admins of a project see all requests of their project. Operators and auditors see all requests.
 
     Examples:
         clustercert request list --to-decide
@@ -271,7 +273,7 @@ def deny(
 ) -> None:
     """Deny a request, or with --extension its extension.
 
-    If the access is already in use before the approval, it ends at once.
+    If the access is already in use before the approval, the access ends at once.
 
     Examples:
         clustercert request deny 3f031e99 --reason 'not during the freeze'
@@ -307,7 +309,7 @@ def end(
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """End access early, and revoke its certificates. For the user, approvers and operators.
+    """End access early, and revoke its certificates. Only for the user, approvers and operators.
 
     Examples:
         clustercert request end 3f031e99
@@ -363,7 +365,10 @@ def _send(
 
 
 def _step(login: LoginOptions, request: str, step: str, body: "JsonObject", output: Output) -> None:
-    """Change a request, with a token for the request's project. The exec plugin on this machine then asks about it."""
+    """Change a request, with a token for the request's project.
+
+    The exec plugin on this machine then asks about the request.
+    """
     from clustercert.cli.credential import access_request, cache
 
     with _client(login) as (_, client):
@@ -382,7 +387,7 @@ def _step(login: LoginOptions, request: str, step: str, body: "JsonObject", outp
 def _decide(
     login: LoginOptions, request: str, step: str, reason: str, output: Output, *, extension: bool
 ) -> None:
-    """Decide about the part that the user names, because the request may wait for another one meanwhile."""
+    """Decide about the part that the user names. Meanwhile, the request may wait for the other part."""
     _step(login, request, step, {"reason": reason, "part": "extension" if extension else "access"}, output)
 
 
@@ -505,7 +510,7 @@ def _row(request: Any) -> dict[str, object]:
 
 
 def _cluster_name(request: Any) -> str:
-    """Return the cluster's name as DOMAIN/PROJECT/CLUSTER. If the project was deleted, its id stands for the names."""
+    """Return the cluster's name as DOMAIN/PROJECT/CLUSTER. If the project was deleted, its id replaces the names."""
     project, cluster = request["project"], request["cluster"]["name"]
     return (
         f"{project['id'] if project['name'] is None else project['domain'] + '/' + project['name']}/{cluster}"

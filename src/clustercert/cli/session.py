@@ -156,7 +156,7 @@ class Finder:
             try:
                 owner = await self.project(project, domain)
             except NotFound as error:
-                # A domain may be in the place of the project.
+                # The user may have written a domain in place of the project.
                 if given != f"{project}/{name_or_id}":
                     raise
                 raise NotFound(
@@ -336,7 +336,7 @@ def examine(context: typer.Context, work: Callable[[Reader], Awaitable[T]]) -> T
         async with migrate.opened(loaded.store_url, loaded.data_dir) as database:
             custody = Custody(database, *loaded.kek_sources())
             try:
-                # A key management service that can't be reached is one of the results of the command.
+                # Show an unreachable key management service as a result, not as an error.
                 with contextlib.suppress(KeysUnavailable):
                     await custody.open()
                 keks = await kek_statuses(KeyQueries(database), custody.sources)

@@ -111,7 +111,7 @@ class RequestMark:
         request: the request's id.
         user: the user who created the request, as DOMAIN/NAME. The plugin ignores a mark of another user.
         ask_at: when to ask the service about the request again, in seconds since the epoch, by this machine's clock.
-        is_usable: whether certificates can have the request's groups, as the service said last.
+        is_usable: whether certificates can have the request's groups, as the service last said.
     """
 
     __slots__ = ("ask_at", "is_usable", "request", "user")
@@ -216,7 +216,7 @@ def _read_private(path: str, limit: int) -> bytes | None:
 def rendered(entry: CachedCredential) -> str:
     """Return the content of the cache file for a credential."""
     times = (entry.issued, entry.renew, entry.expires, entry.remind, entry.not_after, entry.boot_time)
-    # In hexadecimal, because a name may contain spaces and other characters than ASCII.
+    # The name is in hexadecimal, because it may contain spaces and non-ASCII characters.
     user = entry.user.encode().hex()
     fields = (_MAGIC, *times, len(entry.body), user, entry.access_request or _NO_REQUEST, entry.login)
     return f"{' '.join(map(str, fields))}\n{entry.body}"

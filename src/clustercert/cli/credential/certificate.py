@@ -1,4 +1,4 @@
-"""A certificate with its key, or a token, as the exec plugin gets it, and when it is renewed."""
+"""The credential that the exec plugin gets (a certificate with its key, or a token), and the time of its renewal."""
 
 import json
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ _MIN_LEFT = timedelta(minutes=5)
 # How often to ask whether the CA of a long-lived certificate is being replaced. Certificates of the default lifetime
 # are renewed sooner.
 _CA_CHECK = timedelta(hours=8)
-# How long before the end of a login the plugin reminds the user.
+# The plugin reminds the user this long before the end of a login.
 _REMINDER = timedelta(hours=1)
 
 

@@ -1,4 +1,4 @@
-"""Files for programs that can't run an exec plugin. Each has a cluster's certificate and key, or token."""
+"""Files for programs that can't run an exec plugin. Each file contains a certificate with its key, or a token."""
 
 import contextlib
 import os
@@ -25,8 +25,8 @@ MAX_CERTIFICATE_BYTES = 64 * 1024
 _SUFFIXES: "dict[CredentialKind, str]" = {"certificate": ".pem", "token": ".token"}
 # Renew a file at least this long before its certificate expires. The timer for renewals runs every 5 minutes.
 _MIN_LEFT = timedelta(minutes=10)
-# The suffix of the file that has `clock.boot_time` of the write. For a token, the lifetime and the end follow, because
-# the token itself may expire later.
+# The suffix of the file with the `clock.boot_time` of the write. For a token, the file also has the lifetime and the
+# end, because the token itself may expire later.
 _CLOCK_SUFFIX = ".clock"
 _MAX_DIGITS = 64
 # A file is named by profile, project and cluster.
@@ -37,7 +37,7 @@ _CLOCK_STEP = timedelta(seconds=clock.STEP_SECONDS)
 
 @dataclass(frozen=True, slots=True)
 class CertificateFile:
-    """A file that contains a certificate and its private key, so that one write replaces both, or a token.
+    """A file that contains a token, or a certificate and its private key, so that one write replaces both.
 
     Raises ValueError if an attribute is not safe in a file name.
     """

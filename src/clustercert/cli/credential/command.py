@@ -17,7 +17,7 @@ def credential(
     ] = None,
     profile: Annotated[str | None, typer.Option(metavar="NAME", help="Login to use.")] = None,
     project: Annotated[
-        str | None, typer.Option(metavar="ID", help="Project of the cluster. [default: the login's]")
+        str | None, typer.Option(metavar="ID", help="Project of the cluster. [default: the login's project]")
     ] = None,
     user: Annotated[
         str | None,
@@ -39,7 +39,7 @@ def credential(
     ] = False,
     access_request: Annotated[
         str | None,
-        typer.Option("--request", metavar="REQUEST", help="In a job: id of the access request to use."),
+        typer.Option("--request", metavar="REQUEST", help="Id of the access request to use. Only for jobs."),
     ] = None,
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Get a new certificate, even if the cache has a valid one.")

@@ -119,7 +119,8 @@ def _print(body: str, version: str) -> int:
         sys.stdout.flush()
     except OSError as error:
         _fail(f"The credential could not be written: {error.strerror}.", 1)
-        # Redirect standard output to /dev/null. Otherwise Python would flush it again at exit, and print a traceback.
+        # Redirect standard output to /dev/null. Otherwise Python would flush standard output again at exit, and print a
+        # traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     return 0

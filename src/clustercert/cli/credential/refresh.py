@@ -18,7 +18,7 @@ from clustercert.cli.session import warn_in_client
 from clustercert.cli.terminal.output import print_note, write_out
 
 _WATCH_SECONDS = 60
-# A certificate is renewed in the second half of its lifetime, in which the timer must run once, also if it is late.
+# A certificate is renewed in the second half of its lifetime. A timer must run in this half, even if the timer is late.
 _MIN_WITH_TIMER = timedelta(minutes=15)
 _UNITS = """\
 # ~/.config/systemd/user/clustercert-refresh.service

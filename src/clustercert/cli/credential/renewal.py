@@ -49,7 +49,7 @@ _RETRY_SECONDS = 60
 # HTTP statuses with which the service refuses a certificate because of the access request.
 _NO_ACCESS = frozenset({403, 404, 409})
 _FORBIDDEN, _NOT_FOUND = 403, 404
-# Don't renew a certificate of an access request if the new one would be valid for less than this time longer.
+# Don't renew a certificate of an access request if the renewal would add less than this time.
 _MIN_GAIN = timedelta(minutes=1)
 
 
@@ -76,7 +76,7 @@ def renew(request: CredentialRequest) -> str | Failure:
 
 
 def _renew(request: CredentialRequest) -> str | Failure:
-    # Parallel calls share a failure, but only those calls that need the same user may fail because of the user.
+    # Parallel calls share a failure. A failure because of the user is only for calls that need the same user.
     found = saved_login(request.profile or DEFAULT_PROFILE)
     if isinstance(found, Profile) and (failure := other_user(request, found)) is not None:
         return failure
@@ -105,7 +105,7 @@ def _renew_locked(request: CredentialRequest, path: str | None, lock: Lock) -> s
     if _refuses_access(result, request):
         result = _without_access(request, path, lock, cached, mark, result)
     elif mark.is_usable and cached is not None and not cached.access_request and result == cached.body:
-        # The service could not issue a certificate with the request, so use the standing one for a while.
+        # The service could not issue a certificate with the request, so use only the standing groups for a while.
         requests.note_failure(path, mark, requests.AFTER_SILENCE_SECONDS)
     if isinstance(result, Failure) and result.status == _FORBIDDEN and not mark.is_usable:
         shown = requests.shown_id(mark.request)
@@ -116,7 +116,10 @@ def _renew_locked(request: CredentialRequest, path: str | None, lock: Lock) -> s
 
 
 def _refuses_access(result: str | Failure, request: CredentialRequest) -> TypeGuard[Failure]:
-    """Whether the service refused a certificate that has an access request, so that one without may be issued."""
+    """Whether the service refused a certificate because of its access request.
+
+    It may issue a certificate without the request.
+    """
     return request.access_request is not None and isinstance(result, Failure) and result.status in _NO_ACCESS
 
 
@@ -155,7 +158,9 @@ def _forget_access(path: str, cached: CachedCredential | None) -> CachedCredenti
 def _after_question(
     request: CredentialRequest, path: str, cached: CachedCredential | None
 ) -> tuple[CachedCredential | None, RequestMark | None]:
-    """Ask about the user's access request, if it is time, and let `request` name the access request if it is usable.
+    """If it is time, ask about the user's access request.
+
+    If the access request is usable, `request` names it afterwards.
 
     Returns the cached certificate, unless its access request has ended, and the mark of an open access request.
     """
@@ -164,7 +169,8 @@ def _after_question(
     if mark is None:
         return cached, None
     if cached is not None and cached.access_request not in ("", mark.request):
-        # The cached certificate has the groups of an earlier request. It must have ended before this one was created.
+        # The cached certificate has the groups of an earlier request. The earlier request must have ended before this
+        # request was created.
         cached = None
     if request.refresh or mark.is_due(time.time()):
         state = ask_service(partial(_state_of, request_id=mark.request), request, requests.ANSWER_SECONDS)
@@ -182,7 +188,7 @@ def _after_question(
 
 
 def _state_of(request: CredentialRequest, request_id: str) -> RequestState | Failure | None:
-    """Ask about an access request. Returns `None` if there is none with this id, or a Failure."""
+    """Ask about an access request. Returns `None` if no access request has this id."""
 
     def ask(found: Profile) -> RequestState | None:
         try:
@@ -229,7 +235,8 @@ def _cached_or_new(
         and is_asked_for
         and now < (due := due_time(cached.issued, cached.expires))
     ):
-        # The certificate is not due, but its CA may be on its way out. A failure of this question changes nothing.
+        # The certificate is not due, but its CA may be about to be replaced. If the service does not answer, use the
+        # certificate.
         if ask_service(partial(_is_of_current_ca, cached), request) is not False:
             cached.renew = next_check(int(now), due)
             _write(path, cached)
@@ -345,7 +352,7 @@ def _write(path: str | None, entry: CachedCredential) -> None:
 
 
 def _is_of_current_ca(cached: CachedCredential, request: CredentialRequest) -> bool | Failure:
-    """Whether the CA that signed a cached certificate is the CA with which its cluster's certificates are signed now.
+    """Whether the CA that signed a cached certificate is the CA that signs the cluster's certificates now.
 
     Returns True if the certificate does not name its CA, and a Failure for every error.
     """

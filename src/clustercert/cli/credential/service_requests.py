@@ -178,7 +178,10 @@ def identify(request: CredentialRequest) -> tuple[str, str] | Failure:
 
 
 def ids_of(request: CredentialRequest, found: Profile) -> tuple[str, str]:
-    """Find the ids of the project and the cluster, and note the kind of its credentials. Raises ClustercertError."""
+    """Find the ids of the project and the cluster, and note the kind of the cluster's credentials.
+
+    Raises ClustercertError.
+    """
     with found.client() as client:
         cluster = reachable_cluster(client, found, request.cluster or "", request.project)
     request.kind = kind_of(cluster)
@@ -186,9 +189,9 @@ def ids_of(request: CredentialRequest, found: Profile) -> tuple[str, str]:
 
 
 def renewed_for(request: CredentialRequest) -> str:
-    """Return whose certificate was renewed, and for which cluster: `DOMAIN/NAME in DOMAIN/PROJECT/CLUSTER`.
+    """Return the user and the cluster of a renewed certificate: `DOMAIN/NAME in DOMAIN/PROJECT/CLUSTER`.
 
-    Without --profile, the current profile decides. A user with several profiles must see if it was the wrong one.
+    Without --profile, the current profile is used. A user with several profiles must see if this was the wrong profile.
     """
 
     def ask(found: Profile) -> str:
@@ -287,9 +290,9 @@ def with_login(request: CredentialRequest, question: Callable[[Profile], T]) -> 
 
 
 def other_user(request: CredentialRequest, found: Profile) -> Failure | None:
-    """Return a Failure if the context needs the login of another user than the one who is logged in.
+    """Return a Failure if the context needs the login of a user who is not logged in.
 
-    The profile may have got the login of another user after `kubeconfig merge`.
+    A different user may have logged in with the profile since `kubeconfig merge`.
     """
     if request.user in (None, found.shown_user):
         return None

@@ -26,7 +26,7 @@ class KubeconfigCredential:
     """The credential of a kubeconfig's user: a client certificate with its key, a bearer token, or both.
 
     Attributes:
-        chain_pem, key_pem: None without a client certificate.
+        chain_pem, key_pem: `None` if there is no client certificate.
     """
 
     chain_pem: bytes | None = None
@@ -41,7 +41,7 @@ class ImportedCluster:
     Attributes:
         ca_pem: the CA of the API server's certificate; `None` if the caller did not need the CA.
         skipped_fields: fields that change how kubectl reaches the cluster, and that were not imported.
-        credential: the user's credential; `None` if the caller did not need it.
+        credential: the user's credential; `None` if the caller did not need the credential.
     """
 
     context: str
@@ -117,7 +117,7 @@ def _credential(
 _UNUSABLE = {
     "exec": "logs in with a program (exec), which clustercert does not run",
     "auth-provider": "logs in with a program (auth-provider), which clustercert does not run",
-    "username": "logs in with a password, which Kubernetes accepts no more",
+    "username": "logs in with a password, which Kubernetes no longer accepts",
     "as": "impersonates another user",
 }
 WITHOUT_CREDENTIAL = (
@@ -127,7 +127,10 @@ WITHOUT_CREDENTIAL = (
 
 
 def _content(user: Mapping[str, object], name: str, path: Path, *, follow_files: bool) -> bytes | None:
-    """Return the PEM text in a field `NAME-data`, or in the file that the field `NAME` names. None without both."""
+    """Return the PEM text in a field `NAME-data`, or in the file that the field `NAME` names.
+
+    Returns `None` if both fields are missing.
+    """
     data, file = user.get(f"{name}-data"), user.get(name)
     if isinstance(data, str) and data:
         return _decoded(data, f"{name}-data", path)

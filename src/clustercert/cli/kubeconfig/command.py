@@ -94,7 +94,7 @@ class ContextOptions:
 
     context: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Address to use, such as internal. [default: a verified one]"),
+        typer.Option(metavar="NAME", help="Address to use, such as internal. [default: a verified address]"),
     ] = None
     insecure: InsecureOption = False
     context_name: ContextNameOption = FILE_TEMPLATE
@@ -161,7 +161,7 @@ def get(
     access_request: Annotated[
         str | None,
         typer.Option(
-            "--request", metavar="REQUEST", help="Access request whose groups the certificate has, by id."
+            "--request", metavar="REQUEST", help="Id of the access request whose groups the certificate gets."
         ),
     ] = None,
 ) -> None:

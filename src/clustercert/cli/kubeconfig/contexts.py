@@ -101,7 +101,10 @@ def _signing_cas(profiles: Iterable[str]) -> dict[tuple[str, str], object]:
 
 
 def _state_of_ca(each: Merged, signing: Mapping[tuple[str, str], object]) -> str | None:
-    """Return whether a certificate's CA still signs. `None`: not known, or the plugin renews the certificate itself."""
+    """Return whether a certificate's CA still signs.
+
+    Returns `None` if this is not known, or if the plugin renews the certificate itself.
+    """
     from clustercert.pki.certificates import issuer_key_id
 
     signing_key = signing.get((each.ref.profile, each.ref.cluster_id))
@@ -121,7 +124,7 @@ def use(
     ],
     kubeconfig: KubeconfigOption = None,
 ) -> None:
-    """Make a context that `merge` wrote the current one. If several contexts match, asks which one.
+    """Switch to a context that `merge` wrote. If several contexts match, asks which one.
 
     Examples:
         clustercert kubeconfig use prod
@@ -197,7 +200,7 @@ def show_contexts(rows: "Sequence[dict[str, object]]", output: Output, *more: st
 
 
 def matching(name: str, merged: Sequence[Merged]) -> list[Merged]:
-    """Return the contexts that a name means: the context of this name, or else all contexts of such a cluster.
+    """Return the contexts that a name means: the context of this name, or else all contexts of clusters with this name.
 
     A cluster can be named by its name, PROJECT/CLUSTER, DOMAIN/PROJECT/CLUSTER or id.
     """

@@ -96,7 +96,7 @@ def check_name(name: str) -> None:
 def put(
     config: KubeconfigDocument, name: str, ref: ClusterRef, address: JsonObject, user: JsonObject
 ) -> None:
-    """Add a context with its cluster and user, or replace them. New entries have the same name."""
+    """Add or replace a context with its cluster entry and user entry. New entries have the context's name."""
     names = _entry_names(config, name, ref)
     contents: dict[str, JsonObject] = {
         "clusters": address,

@@ -164,12 +164,12 @@ class _Plan:
         return cls(paths, configs, merged)
 
     def present_context(self, ref: ClusterRef) -> tuple[str, Path] | None:
-        """Return the name and the file of the context that a cluster has already with the same login."""
+        """Return the name and the file of the existing context for a cluster with the same login."""
         found = ((each.context, path) for path, each in self.merged if each.ref.identity == ref.identity)
         return next(found, None)
 
     def keep(self, name: str, ref: ClusterRef) -> None:
-        """Add a context that a cluster has already."""
+        """Add an existing context of a cluster."""
         self.names[name] = ref
         self.present.add(name)
 
@@ -214,7 +214,7 @@ def merge(
     clusters: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="CLUSTER…", help="Names of clusters, alone or as DOMAIN/PROJECT/CLUSTER, or ids."
+            metavar="CLUSTER…", help="Names (CLUSTER or DOMAIN/PROJECT/CLUSTER) or ids of clusters."
         ),
     ] = None,
     *,
@@ -233,7 +233,7 @@ def merge(
     options: EntryOptions,
     login: LoginOptions,
     kubeconfig: KubeconfigOption = None,
-    use: Annotated[bool, typer.Option("--use", help="Make the new context the current one.")] = False,
+    use: Annotated[bool, typer.Option("--use", help="Make the new context the current context.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Add clusters to your kubeconfig, so that kubectl gets certificates by itself.
@@ -287,7 +287,7 @@ def _name_contexts(
 
     Args:
         template: the template that the user gave.
-        skip: whether a context that has another name than the template's keeps its name, instead of an error.
+        skip: whether a context keeps a name that differs from the template, instead of an error.
     """
     new = []
     for ref in refs:

@@ -117,7 +117,10 @@ def credential_kind(client: "Client", cluster_id: str) -> CredentialKind:
 
 
 def kind_of(cluster: "JsonObject") -> CredentialKind:
-    """Return the kind of the credentials of a cluster in the service's list. A service without tokens names none."""
+    """Return the kind of the credentials of a cluster in the service's list.
+
+    A service that has no tokens does not name a kind.
+    """
     return "token" if cluster.get("credential") == "token" else "certificate"
 
 

@@ -26,7 +26,7 @@ def unmerge(
     every: Annotated[bool, typer.Option("--all", help="All contexts that `merge` wrote.")] = False,
     kubeconfig: KubeconfigOption = None,
 ) -> None:
-    """Remove the entries of your kubeconfig that `merge` wrote, and delete their cached certificates.
+    """Remove entries that `merge` wrote from your kubeconfig, and delete the cached certificates.
 
     Examples:
         clustercert kubeconfig unmerge prod

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AdministratorOptions:
-    """The administrator's kubeconfig. Its credential is only used by this command, and not stored."""
+    """The administrator's kubeconfig.
+
+    Only this command uses the credential in the kubeconfig, and does not store it.
+    """
 
     from_kubeconfig: Annotated[
         Path | None,

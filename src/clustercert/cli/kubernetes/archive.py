@@ -6,12 +6,12 @@ from pathlib import Path
 
 from clustercert.cli.options import InvalidOption
 
-# The folder that means an archive.
+# The value of --out that stands for a tar archive on standard output.
 STANDARD_OUTPUT = Path("-")
 
 
 def check_archive(*, force: bool) -> None:
-    """Raises InvalidOption if an archive can't be written."""
+    """Raise InvalidOption if an archive can't be written."""
     if force:
         raise InvalidOption(
             "An archive has only new files. Leave out --force, or name a folder.", param_hint="--force"
@@ -24,7 +24,7 @@ def check_archive(*, force: bool) -> None:
 
 
 def write_archive(folder: Path) -> None:
-    """Write the content of the folder, with its modes; nothing if it is empty. Raises OSError."""
+    """Write the files of the folder, with their modes. Writes nothing if the folder is empty. Raises OSError."""
     paths = sorted(folder.rglob("*"))
     if not paths:
         return

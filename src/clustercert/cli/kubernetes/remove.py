@@ -27,7 +27,7 @@ async def remove(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Existing folder, which `setup` wrote. REMOVE.md is written into it.",
+            help="Existing folder that `setup` wrote. The command writes REMOVE.md into this folder.",
         ),
     ] = None,
     yes: YesOption = False,

@@ -40,13 +40,13 @@ class ClusterSelection:
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="CLUSTER…", help="Names of clusters, alone or as DOMAIN/PROJECT/CLUSTER, or ids."
+            metavar="CLUSTER…", help="Names (CLUSTER or DOMAIN/PROJECT/CLUSTER) or ids of clusters."
         ),
     ] = None
     project: InProjectOption = None
     domain: ProjectDomainOption = None
     all_clusters: Annotated[
-        bool, typer.Option("--all", help="All clusters, or all of --project or --domain.")
+        bool, typer.Option("--all", help="All clusters, or all clusters of --project or --domain.")
     ] = False
     label: LabelFilterOption = None
 

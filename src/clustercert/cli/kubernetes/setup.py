@@ -75,7 +75,7 @@ def webhook_ca(loaded: "Settings") -> str | None:
     try:
         *others, last = parse_certificates(file.read_bytes())
     except (OSError, ClustercertError):
-        # This machine or user may have no access to the file. The files can be written without it.
+        # This machine or user may have no access to the file. The setup files can be written without this CA.
         return None
     return chain_pem((last,)).decode() if others and is_root(last) else None
 
@@ -106,7 +106,7 @@ class FolderOptions:
 
 @dataclass(frozen=True, slots=True)
 class SetupOptions:
-    """The options for the content of the files. `None` means the option in an existing folder, or else the default.
+    """The options for the content of the files. `None` means the value from an existing folder, or else the default.
 
     All options except those for the client certificate have the same names in `GivenChoices`. `given` converts the
     values that have a different type in `GivenChoices`.
@@ -115,8 +115,8 @@ class SetupOptions:
     distribution: Annotated[
         Literal[DistributionName, ManagedKubernetes] | None,
         typer.Option(
-            help="How the API server is run. For a managed Kubernetes service, the command only prints what this "
-            "service supports instead. [default: kubeadm]"
+            help="Distribution that runs the API server. For a managed Kubernetes service, the command "
+            "writes no files: it prints what this service supports. [default: kubeadm]"
         ),
     ] = None
     mode: Annotated[
@@ -137,14 +137,18 @@ class SetupOptions:
     failure_policy: Annotated[
         FailurePolicy | None,
         typer.Option(
-            help="If the webhook fails: NoOpinion leaves the decision to RBAC, Deny denies. [default: NoOpinion]"
+            help="If the webhook fails: NoOpinion leaves the decision to RBAC, Deny denies the request. "
+            "[default: NoOpinion]"
         ),
     ] = None
-    authorized_ttl: Annotated[str | None, _duration("Cache `allowed` this long. [default: 5s]")] = None
+    authorized_ttl: Annotated[
+        str | None, _duration("How long the API server caches `allowed`. [default: 5s]")
+    ] = None
     unauthorized_ttl: Annotated[
         str | None,
         _duration(
-            "Cache `denied` and `no opinion` this long; delays revocations. [default: the cluster's, 2s]",
+            "How long the API server caches `denied` and `no opinion`. Delays revocations. [default: the "
+            "cluster's value, 2s if unset]",
         ),
     ] = None
     timeout: Annotated[str | None, _duration("Time limit for a webhook call. [default: 3s]")] = None
@@ -168,7 +172,8 @@ class SetupOptions:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Certificate with which the API server connects, if webhook.client_ca requires one (PEM).",
+            help="Certificate with which the API server connects, if webhook.client_ca requires a "
+            "certificate (PEM).",
         ),
     ] = None
     webhook_client_key: Annotated[
@@ -192,8 +197,9 @@ class SetupOptions:
     service_accounts: Annotated[
         ServiceAccountAccess | None,
         typer.Option(
-            help="How this service may verify tokens of service accounts: by asking the API server about each token, "
-            "or with the API server's public keys. For an issuer with `cluster`. [default: none]"
+            help="How this service may verify tokens of service accounts: by asking the API server about "
+            "each token, or with the API server's public keys. Needed for an issuer with the setting "
+            "`cluster`. [default: none]"
         ),
     ] = None
     control_plane_dir: Annotated[
@@ -267,7 +273,7 @@ async def setup(
         try:
             await _set_up(operator, selection, FolderOptions(out), options, is_archive=True)
         finally:
-            # If the command fails for one of several clusters, the files of the others have new tokens.
+            # If the command fails for one of several clusters, the files of the other clusters have new tokens.
             write_archive(out)
 
 
@@ -287,7 +293,7 @@ async def _set_up(
         try:
             resolver = _resolver(loaded, options, folder.out, force=folder.force)
         except ClustercertError:
-            # No option is wrong if the cluster needs none.
+            # If the credentials of the cluster are tokens, report this error instead of the wrong option.
             with suppress(NotFound):
                 _require_certificates(*await selection.clusters(operator))
             raise

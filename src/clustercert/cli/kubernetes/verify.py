@@ -126,8 +126,8 @@ async def verify(
     """Prove that issuing, permissions and revocation work.
 
     The service must be running. This command issues two certificates for the user clustercert:verify, uses them at the
-    API server, revokes one, measures the seconds until it is refused, and revokes the other. It exits with status 1 if
-    a check fails. For several clusters, it prints one line for each.
+    API server, revokes one, measures the seconds until the API server refuses this certificate, and revokes the other.
+    It exits with status 1 if a check fails. For several clusters, it prints one line for each.
 
     If the cluster's credentials are tokens, it issues two tokens instead, and compares their rights with the roles of
     the cluster's groups. With --from-kubeconfig, it also says who else could act as the accounts of these tokens.
@@ -143,7 +143,7 @@ async def verify(
         await _verify_all(operator, chosen, options, output)
         return
     verification = await _verification(operator, chosen[0], options, kubeconfig)
-    # Say so before the verification waits for the effect of a revocation.
+    # Print the problem before the verification waits for the effect of a revocation.
     if (problem := verification.webhook_problem()) is not None:
         print_note(f"Warning: {problem}")
     with Progress("checks done", at_once=True) as progress:
@@ -257,7 +257,7 @@ async def _run(
     """Run a verification. If no check failed at the registered address, stores the time of this verification.
 
     Args:
-        report: called before each check, with the number of checks that are done, and of all checks.
+        report: called before each check, with the number of finished checks and the number of all checks.
     """
     results = await verification.run(report)
     if _is_good(results) and options.address is None:

@@ -128,7 +128,7 @@ def _cached(name: str) -> int:
 
 
 def _marked_requests(name: str, user: str) -> list[str]:
-    """Return the ids of the access requests that kubectl uses with a profile. Some of them may be closed by now."""
+    """Return the ids of the access requests that kubectl uses with a profile. Some of these requests may be closed."""
     folder = cache.folder()
     if folder is None:
         return []

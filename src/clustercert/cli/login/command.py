@@ -45,7 +45,9 @@ class CredentialOptions:
     ] = None
     domain: Annotated[
         str | None,
-        typer.Option(metavar="DOMAIN", help="Domain of the user. [default: the last one, or Default]"),
+        typer.Option(
+            metavar="DOMAIN", help="Domain of the user. [default: the domain of the last login, or Default]"
+        ),
     ] = None
     password_file: PasswordFileOption = None
     access_key: Annotated[
@@ -182,7 +184,7 @@ def login(
             by_password = last if last is None or last.oidc is None else None
             found = credentials.log_in(base, project, ca_pem, by_password)
     except (UsageError, InvalidOption):
-        # The command needs other options, for example because there is no terminal, so nothing of it is kept.
+        # The command needs other options, for example because there is no terminal, so don't keep the new profile.
         if is_new:
             profile.delete(name, os.environ)
         raise

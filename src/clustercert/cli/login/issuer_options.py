@@ -34,7 +34,9 @@ class IssuerOptions:
     issuer: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="OIDC issuer at which to log in. [default: the last one, or the only one]"
+            metavar="NAME",
+            help="OIDC issuer at which to log in. [default: the issuer of the last login, "
+            "or the only issuer]",
         ),
     ] = None
     device: Annotated[

@@ -39,11 +39,12 @@ def logout(
     ] = False,
     yes: YesOption = False,
 ) -> None:
-    """Log out: revoke the token and delete it.
+    """Log out: revoke and delete the token.
 
     The tokens of an OIDC issuer are deleted, and the refresh token is revoked if the issuer supports it.
 
-    --everywhere works on any machine where you can log in. It asks for confirmation, and shows which access remains.
+    --everywhere works on any machine where you can log in. With --everywhere, the command asks for confirmation, and
+    shows which access remains.
 
     Examples:
         clustercert logout

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _MAX_TOKEN_CHARACTERS = 64 * 1024
 _POLL_SECONDS = 1.0
-# How long to wait for the lock: longer than another command, which holds the lock, waits for a login in the browser.
+# How long to wait for the lock. The command that holds the lock waits a shorter time for the login in the browser.
 _WAIT_SECONDS = 400.0
 # After a login that nobody completed in the browser, open no further browser window for this long.
 _PAUSE_SECONDS = 600.0
@@ -229,7 +229,7 @@ def _holding_lock(name: str, lock: Lock, began: float) -> Profile:
 
 
 def forget_failures(name: str) -> None:
-    """Delete what the exec plugin and the login in a browser window remember about failures with a profile."""
+    """Delete the failures with a profile that the exec plugin and the login in a browser window have saved."""
     folder = cache.folder()
     locks = Path(folder).glob(f"{name},*.lock") if folder is not None else ()
     for path in (*locks, Path(f"{_window_path(name)}.lock")):

@@ -109,17 +109,17 @@ def pinned_ca(url: str, fingerprint: str) -> str:
     wanted = fingerprint.replace(":", "").lower()
     certificate = next((each for each in chain if each.fingerprint == wanted), None)
     if certificate is None:
-        # The order is that of `_confirmed`: users compare the last certificate of the chain.
+        # Begin with the last certificate of the chain, because users compare this certificate, as in `_confirmed`.
         sent = ", ".join(each.fingerprint for each in reversed(chain))
         raise NotTrusted(
-            f"{url} sends no certificate with the fingerprint {fingerprint}. It sends: {sent}. Ask the operator of the "
-            "service for its fingerprint."
+            f"{url} sends no certificate with the fingerprint {fingerprint}. The service sends: {sent}. Ask "
+            "the operator of the service for the right fingerprint."
         )
     if certificate == leaf and issuers and connection.rejection(url, issuers[-1].pem) is None:
         raise CommandError(
-            f"{fingerprint} is the fingerprint of the certificate of {url}, and changes at each renewal. Compare the "
-            f"fingerprint of its issuer, {issuers[-1].fingerprint}, with the one that the operator of the service gives"
-            " you, and give that fingerprint instead."
+            f"{fingerprint} is the fingerprint of the certificate of {url}, and changes at each renewal. "
+            f"Compare the fingerprint of its issuer, {issuers[-1].fingerprint}, with the one that the "
+            "operator of the service gives you, and give the issuer's fingerprint instead."
         )
     return _checked(url, certificate.pem)
 

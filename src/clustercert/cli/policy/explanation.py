@@ -40,7 +40,8 @@ class RequestOptions:
         typer.Option(metavar="DURATION", help="Lifetime such as 30m or 8h. [default: the longest]"),
     ] = None
     duration: Annotated[
-        int | None, typer.Option(metavar="DAYS", help="Whole days, or -1 for the longest allowed.")
+        int | None,
+        typer.Option(metavar="DAYS", help="Lifetime in whole days, or -1 for the longest allowed lifetime."),
     ] = None
     csr: Annotated[bool, typer.Option("--csr", help="The request has a CSR.")] = False
     key_type: Annotated[
@@ -50,12 +51,15 @@ class RequestOptions:
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="The request's reason.")] = None
     auth_method: Annotated[
         str | None,
-        typer.Option(metavar="METHOD", help="token or access_key. [default: as the user logged in]"),
+        typer.Option(
+            metavar="METHOD",
+            help="How the user authenticates: token or access_key. [default: as the user logged in]",
+        ),
     ] = None
     access_request: Annotated[
         str | None,
         typer.Option(
-            "--request", metavar="REQUEST", help="The access request whose groups are requested, by id."
+            "--request", metavar="REQUEST", help="Id of the access request whose groups are requested."
         ),
     ] = None
 
@@ -90,7 +94,7 @@ def explain(
     """
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.administration_client() as client:
-        # The same cluster that `kubeconfig merge` takes.
+        # Choose the cluster in the same way as `kubeconfig merge`.
         preferred = chosen.project_id if chosen.chosen_project else None
         found = find_cluster(client, cluster, project, domain, preferred=preferred)
         _show(client, {"cluster": str(found["id"]), **request.query(client)}, output)
@@ -110,7 +114,7 @@ def explain_user(
     domain: DomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Explain what the policy decides on a user's request. Exits with status 1 if it is refused.
+    """Explain what the policy decides on a user's request. Exits with status 1 if the request is refused.
 
     Shows the certificate, what each rule needs, and for a refused request, the rule that would allow it after the
     fewest changes. Issues and records nothing. Only for operators, auditors and admins of the project.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clustercert.policy.replay import DecisionFilter, Example, OutcomeChange, Replay, ReplayOutcome, Tally
 
 
-# What ends at the limit of a certificate's lifetime.
+# The object whose end limits a certificate's lifetime, by the name in the API.
 _ENDS = {"ca": "the client CA", "access_request": "the access request"}
 _WIDTH = 80
 # The maximum width of the column with rule names. A longer name moves the rest of its line to the right.

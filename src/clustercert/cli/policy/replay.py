@@ -86,13 +86,14 @@ def replay(
         str | None,
         typer.Option(
             metavar="CLUSTER",
-            help="Replay only decisions about this cluster, by id or by its name at the time of the decision.",
+            help="Replay only decisions about this cluster (id, or name at the time of the decision).",
         ),
     ] = None,
     project: Annotated[
         str | None,
         typer.Option(
-            metavar="PROJECT", help="Replay only decisions in this project, by name or id; with --from by id."
+            metavar="PROJECT",
+            help="Replay only decisions in this project (name or id; with --from, only the id).",
         ),
     ] = None,
     log: LogOption = None,

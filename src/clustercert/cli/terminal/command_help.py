@@ -18,14 +18,14 @@ class Command(TyperCommand):
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
-        # The mark keeps the lines of a paragraph.
+        # This mark makes Typer keep the lines of a paragraph.
         self.help = (self.help or "").replace("\n\nExamples:\n", "\n\n\b\nExamples:\n")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
-            # A missing option or argument has no message of its own: Typer writes it when it shows the error.
+            # Typer writes the message about a missing option or argument only when it shows the error.
             if not error.message:
                 raise
             # Typer would not break the lines of the message.

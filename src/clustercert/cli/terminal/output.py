@@ -210,8 +210,9 @@ def show_list(
     move into a line above the table. Then other columns are left out from right to left, and `keep` last.
 
     Args:
-        name: the field that identifies a row. `--output name` prints it so that commands accept it: see `_reference`.
-        keep: the columns that decide, which even a narrow terminal must show, the most important first.
+        name: the field that identifies a row. `--output name` prints this field in a form that commands accept: see
+            `_reference`.
+        keep: the columns that even a narrow terminal must show, the most important first.
         empty: the note to print instead of an empty table.
     """
     match output:
@@ -442,10 +443,12 @@ def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str, keep: Seque
 def _without_common(
     columns: Sequence[str], rows: Sequence[Row], name: str, keep: Sequence[str]
 ) -> Sequence[str]:
-    """Return the columns for a table, and print the others, which have the same value in all rows, with that value.
+    """Return the columns for a table.
 
-    Removes as many columns as the terminal is too narrow for the columns without ids, from right to left. Removes those
-    in `keep` only if the terminal is too narrow for these columns alone.
+    Prints the removed columns, which have the same value in all rows, with this value.
+
+    Removes columns from right to left until the columns without ids fit into the terminal. Removes columns in `keep`
+    only if the terminal is too narrow for the columns in `keep` alone.
     """
     if _Layout.wide or not sys.stdout.isatty() or len(rows) == 1:
         return columns

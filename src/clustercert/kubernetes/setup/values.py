@@ -53,7 +53,7 @@ def webhook_path(cluster_id: str, endpoint: str) -> str:
 
 
 def secret_of(cluster: Cluster) -> str:
-    """Return the name of the Secret with a cluster's files for the control plane, in a management cluster."""
+    """Return the name of the Secret in a management cluster that contains the control plane's files for a cluster."""
     return f"clustercert-{cluster.id}"
 
 

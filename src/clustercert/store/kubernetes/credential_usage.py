@@ -346,7 +346,7 @@ class CredentialUsageQueries(Queries):
         event: Callable[[CredentialAlert, UnknownUse], AuditEvent],
         count_event: CountEvent,
     ) -> Alerts:
-        """Record unknown identities reported with one token of one cluster, with an event for each new identity.
+        """Record unknown identities that one token of one cluster reported, and an event for each new identity.
 
         Also records an event, at most once an hour, for new certificates of a known member of `system:masters` or of a
         known exempt identity. Counts the reports for which there would be too many events, and does not store their
