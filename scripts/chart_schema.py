@@ -280,7 +280,7 @@ _CHART_VALUES: dict[str, Schema] = {
                     "tlsConfig": _ANY_OBJECT,
                 }
             ),
-            "alerts": _object({"enabled": _YES_OR_NO, "labels": _TEXT_BY_NAME}),
+            "alerts": _object({"enabled": _YES_OR_NO, "docsUrl": _TEXT, "labels": _TEXT_BY_NAME}),
         }
     ),
     "files": _FILES,

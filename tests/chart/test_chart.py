@@ -135,6 +135,7 @@ def test_a_misspelt_value_is_refused(file: Path) -> None:
             {"metrics": {"serviceMonitor": {"enabled": True}}},
             "Set metrics.existingSecret.",
         ),
+        ({"metrics": {"alerts": {"enabled": True}}}, "Set metrics.alerts.docsUrl"),
     ],
 )
 def test_values_that_can_not_work_are_refused(values: dict[str, Any], said: str) -> None:
@@ -492,10 +493,13 @@ def test_the_notes_give_a_fingerprint_only_of_a_service_with_tls() -> None:
     assert plain.endswith("address of the service:\n\n  https://clustercert.example\n")
 
 
-def test_the_alert_rules_are_those_in_deploy(releases: dict[str, Release]) -> None:
-    expected = yaml.safe_load((ROOT / "deploy" / "prometheus-alerts.yaml").read_text())
+def test_the_alert_rules_are_those_in_deploy_with_links_to_the_given_documentation(
+    releases: dict[str, Release],
+) -> None:
+    rules = (ROOT / "deploy" / "prometheus-alerts.yaml").read_text()
+    expected = rules.replace("https://docs.clustercert.example/", "https://docs.example.com/clustercert/")
     [rule] = releases["postgresql"].of_kind("PrometheusRule")
-    assert rule["spec"] == expected
+    assert rule["spec"] == yaml.safe_load(expected)
 
 
 def contents(archive: Path) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from support import doc_site
+from support.page_steps import ROOT
 
 pytestmark = [pytest.mark.full, pytest.mark.slow]
 
@@ -134,3 +135,12 @@ def test_two_builds_have_the_same_bytes(built: Path, tmp_path: Path) -> None:
 
 def _contents(built: Path) -> dict[Path, bytes]:
     return {path.relative_to(built): path.read_bytes() for path in built.rglob("*") if path.is_file()}
+
+
+def test_each_alert_leads_to_a_page_of_the_site_and_its_section(built: Path, pages: dict[Path, Page]) -> None:
+    rules = (ROOT / "deploy" / "prometheus-alerts.yaml").read_text(encoding="utf-8")
+    links = re.findall(r"runbook_url: https://docs\.clustercert\.example/(\S+)", rules)
+    assert links
+    for link in links:
+        page, _, anchor = link.partition("#")
+        assert not anchor or anchor in pages[built / page].anchors, link
