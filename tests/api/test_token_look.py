@@ -71,7 +71,10 @@ def test_a_cluster_that_is_set_up_has_no_problem_and_names_dangerous_roles(clust
 @pytest.mark.parametrize("version", ["v1.29.9", "v1.29.15-eks-1234", "v1.9.0", "v0.40.0"])
 def test_an_old_api_server_is_a_problem(cluster: TokenCluster, version: str) -> None:
     cluster.double.version = version
-    assert problem(cluster) == f"Kubernetes {version} lacks admission policies. Upgrade it to 1.30 or newer."
+    assert (
+        problem(cluster)
+        == f"Kubernetes {version} lacks admission policies. Upgrade the cluster to 1.30 or newer."
+    )
 
 
 def test_newer_api_servers_of_vendors_are_none(cluster: TokenCluster) -> None:
@@ -155,9 +158,9 @@ def test_a_role_that_gained_dangerous_rights_for_the_whole_cluster_is_a_problem(
     assert cluster.ask(cluster.root, "PUT", f"{CLUSTER_ROLES}/view", view).status_code == 200
     found = looked(cluster)
     assert found.problem == (
-        "The role clusterrole/view allows to run commands in pods, or connect to them. In the whole cluster, its "
-        "holder could keep access after a revocation. Remove these rights from the role, or give it in a namespace: "
-        "clusterrole/view@NAMESPACE."
+        "The role clusterrole/view gives the right to run commands in pods, or connect to them. In the whole cluster, "
+        "its holder could keep access after a revocation. Remove these rights from the role, or map the role in a "
+        "namespace: clusterrole/view@NAMESPACE."
     )
     assert found.dangers["clusterrole/view"] == ("run commands in pods, or connect to them",)
 

@@ -210,7 +210,7 @@ def test_a_failed_write_removes_the_new_token(site: OperatedCluster, tmp_path: P
 
 def test_plain_http_is_refused_with_advice(site: OperatedCluster) -> None:
     said = site.operator.usage_error(*set_up(site)[:5], "--webhook-url", "http://127.0.0.1:8080")
-    assert "sends its token over https only" in words(said)
+    assert "sends its token only over https" in words(said)
     site.operator.configure("[server]\npublic_url = 'http://127.0.0.1:8080'\n")
     try:
         refused = site.operator.error(*set_up(site)[:5])

@@ -120,7 +120,7 @@ class Bindings:
 
 
 async def bind(api: KubeApi, binding: Binding) -> None:
-    """Create a binding. Succeeds also if the same binding exists already. Raises RemoteFailed or Unavailable."""
+    """Create a binding. Also succeeds if the same binding already exists. Raises RemoteFailed or Unavailable."""
     document = binding.document()
     try:
         await api.create(BINDINGS_PATH, document)

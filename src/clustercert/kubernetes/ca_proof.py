@@ -42,7 +42,7 @@ logger = structlog.get_logger()
 
 T = TypeVar("T")
 
-# The certificate is used for several proofs, so that proofs don't fill the ledger.
+# Each certificate is used for several proofs, so that proofs don't fill the ledger.
 LIFETIME = timedelta(minutes=30)
 RENEWED_BEFORE_END = timedelta(minutes=5)
 MAX_CACHED = 4096
@@ -51,7 +51,10 @@ SECONDS = 5.0
 # A cluster with more API servers is an error: EndpointSlices come from the cluster.
 MAX_ADDRESSES = 64
 MAX_DETAIL = 300
-NOT_REACHED = "This service can't connect to an API server of the cluster at this address. Its log says why."
+NOT_REACHED = (
+    "This service can't connect to an API server of the cluster at this address. The log of this "
+    "service says why."
+)
 
 _SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 _MAX_SLICES_BYTES = 128 * 1024
@@ -159,7 +162,7 @@ class CaProver:
 
 
 async def _outcome(cluster: Cluster, address: str, temporary: _Temporary) -> tuple[ProofOutcome, str]:
-    """Return how the API server treats the certificate, and why nothing is proved."""
+    """Return how the API server treats the certificate, and the reason if nothing is proved."""
     grant = temporary.issued.grant
     group = credential_group(temporary.issued.credential_number)
     try:

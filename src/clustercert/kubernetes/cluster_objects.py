@@ -15,12 +15,12 @@ from clustercert.model.kubernetes import INSTALLATION_LABEL, MANAGED_BY
 _MAX_OBJECTS = 200_000
 _MAX_PAGES = _MAX_OBJECTS // PAGE
 _MAX_MESSAGE = 300
-# How often an object is written again that somebody else changes or creates at the same time.
+# How often to repeat the write of an object that somebody else changes or creates at the same time.
 _ATTEMPTS = 5
 
 _CORE, _RBAC = "/api/v1", "/apis/rbac.authorization.k8s.io/v1"
 _ADMISSION = "/apis/admissionregistration.k8s.io/v1"
-# By kind: the path of the API group, the plural name, and whether the objects are in namespaces.
+# For each kind: the path of the API group, the plural name, and whether the objects are in namespaces.
 _KINDS: Mapping[str, tuple[str, str, bool]] = {
     "Namespace": (_CORE, "namespaces", False),
     "ServiceAccount": (_CORE, "serviceaccounts", True),
@@ -56,7 +56,7 @@ class ObjectReference:
 
 
 class ForeignObject(Conflict):
-    """An object with a name that this service needs exists, and is not its own."""
+    """An object with a name that this service needs exists, but belongs to somebody else."""
 
 
 class ClusterRefused(RemoteFailed):
@@ -76,10 +76,10 @@ class ClusterRefused(RemoteFailed):
 
 
 def reference_of(document: JsonObject, kind: str | None = None) -> ObjectReference:
-    """Return the reference to an object. Raises RemoteFailed if it has no name.
+    """Return the reference to an object. Raises RemoteFailed if the object has no name.
 
     Args:
-        kind: the kind, if the document is an item of a list, which has none.
+        kind: the kind, if the document is an item of a list: such items have no kind.
     """
     metadata = document.get("metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
@@ -128,7 +128,7 @@ async def list_objects(api: KubeApi, kind: str, namespace: str = "", selector: s
             found += items
     except TooManyPages as error:
         raise RemoteFailed(
-            f"The cluster has more than {_MAX_OBJECTS} objects of the kind {kind}. Delete old ones."
+            f"The cluster has more than {_MAX_OBJECTS} objects of the kind {kind}. Delete old objects."
         ) from error
     except ApiServerRefused as refused:
         raise ClusterRefused(f"list objects of the kind {kind}", refused) from refused
@@ -144,7 +144,7 @@ async def delete_object(api: KubeApi, reference: ObjectReference) -> None:
 
 
 def require_ours(found: JsonObject, document: JsonObject) -> None:
-    """Raise ForeignObject if an existing object is not this service's own, or of another installation."""
+    """Raise ForeignObject if an existing object is not from this service, or belongs to another installation."""
     reference, labels = reference_of(document), labels_of(found)
     if not MANAGED_BY.items() <= labels.items():
         raise ForeignObject(
@@ -175,7 +175,7 @@ async def apply_object(api: KubeApi, document: JsonObject) -> Literal["created",
                 return "created"
             require_ours(found, document)
             if found.get("roleRef") != document.get("roleRef"):
-                # Kubernetes does not allow to change the role of a binding.
+                # Kubernetes does not allow changing the role of a binding.
                 await delete_object(api, reference)
                 continue
             await api.replace(reference.path, _merged(found, document))
@@ -185,11 +185,11 @@ async def apply_object(api: KubeApi, document: JsonObject) -> Literal["created",
                 raise ClusterRefused(action, refused) from refused
         else:
             return "updated"
-    raise RemoteFailed(f"Another program changes {reference} again and again. Run the command later.")
+    raise RemoteFailed(f"Another program keeps changing {reference}. Run the command later.")
 
 
 def _merged(found: JsonObject, document: JsonObject) -> JsonObject:
-    """Return an existing object with the fields of a document, and with its own further labels and annotations."""
+    """Return an existing object with the fields of a document. Keeps further labels and annotations of the object."""
     metadata = dict(found["metadata"])  # type: ignore[call-overload] # checked by require_ours
     wanted = document["metadata"]
     for name in ("labels", "annotations"):

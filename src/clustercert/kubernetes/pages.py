@@ -45,7 +45,7 @@ async def pages(
 
 
 def _next_page(page: JsonObject) -> str:
-    """Return the `continue` of a page, or "" if it is the last."""
+    """Return the `continue` of a page, or "" for the last page."""
     metadata = page.get("metadata")
     return str(metadata.get("continue") or "") if isinstance(metadata, dict) else ""
 

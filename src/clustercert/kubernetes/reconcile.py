@@ -212,7 +212,7 @@ class Reconciler:
         except Exception as failure:  # noqa: BLE001 - nothing awaits this task's result
             again = due.retry(self.clock())
             if (marked := self._due.get(cluster.id)) is not None:
-                # A revocation that came meanwhile does not wait.
+                # Do not delay a revocation that came meanwhile.
                 again = replace(again, at=marked.at)
             self._due[cluster.id] = again
             _log(cluster, again, failure)

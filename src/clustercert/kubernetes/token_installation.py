@@ -56,7 +56,7 @@ _POLICIES = (NAMESPACES_POLICY, BINDINGS_POLICY)
 
 @dataclass(frozen=True, slots=True)
 class TokenInstallation:
-    """What one installation of this service has in a cluster whose credentials are tokens.
+    """The objects of one installation of this service in a cluster whose credentials are tokens.
 
     Attributes:
         api: authenticates as an administrator of the whole cluster.
@@ -95,10 +95,10 @@ class TokenInstallation:
         return user
 
     async def check_cluster(self, options: ClusterOptions) -> tuple[str, ...]:
-        """Check what must be in the cluster before the objects are applied. Changes nothing.
+        """Check that the cluster has everything that must exist before the objects are applied. Changes nothing.
 
-        Returns sentences about mapped roles whose holders get more than they seem to. Raises InvalidRequest for a
-        cluster that is too old, or lacks a mapped namespace or role, or ForeignObject for a cluster of another
+        Returns sentences about mapped roles that give their holders more rights than it seems. Raises InvalidRequest
+        for a cluster that is too old, or lacks a mapped namespace or role, or ForeignObject for a cluster of another
         installation. Also raises ClusterRefused, RemoteFailed or Unavailable.
         """
         version = str((await self.api.get("/version")).get("gitVersion", ""))
@@ -186,7 +186,7 @@ class TokenInstallation:
         return token
 
     async def stale(self, options: ClusterOptions) -> list[ObjectReference]:
-        """List the rights and bindings that are in the cluster for roles that are not mapped any more.
+        """List the rights and bindings in the cluster for roles that are no longer mapped.
 
         Raises ClusterRefused, RemoteFailed or Unavailable.
         """
@@ -270,7 +270,7 @@ def added_roles(before: ClusterOptions, after: ClusterOptions) -> Collection[Rol
 async def wait_until_enforced(account_api: KubeApi, registration: Registration, installation: str) -> None:
     """Wait until the cluster may get tokens. New admission policies and rights come into effect after a moment.
 
-    Raises RemoteFailed with the problem if there is still one after `ENFORCED_SECONDS`; also ApiServerRefused or
+    Raises RemoteFailed with the problem if a problem remains after `ENFORCED_SECONDS`; also ApiServerRefused or
     Unavailable.
 
     Args:

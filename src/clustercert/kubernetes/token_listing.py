@@ -32,7 +32,7 @@ from clustercert.model.token_objects import (
 # 100,000 objects of each list: more than a cluster has credentials. Without a limit, a hostile API server could send
 # pages forever.
 MAX_PAGES = 400
-# For all bindings, and for all accounts.
+# The time limit for listing all bindings, and for listing all accounts.
 MAX_SECONDS = 120.0
 # For the bindings of a few credentials. Whoever writes many in a namespace must not delay the deletion of accounts.
 MAX_SELECTED_SECONDS = 20.0
@@ -87,7 +87,7 @@ class TokenListing:
         return self.accounts.keys() | self.bindings.keys()
 
     def is_over(self, number: str, now: datetime) -> bool:
-        """Return whether a credential has accounts, and all of them say that its time is over."""
+        """Return whether a credential has accounts, and all these accounts say that the credential has expired."""
         not_after = self.not_after.get(number)
         return not_after is not None and not_after <= now
 
@@ -146,8 +146,8 @@ async def list_all(
     )
     try:
         async with asyncio.timeout(MAX_SECONDS):
-            # First the bindings: an account is created before its bindings. So a binding of this list whose account is
-            # not in the next list has no account any more.
+            # First the bindings: an account is created before its bindings. So if the account of a binding is not in
+            # the next list, the account no longer exists.
             for namespace in ("", *sorted(namespaces)):
                 await _add_bindings(api, found, installation, namespace, {}, between)
     except TimeoutError:
@@ -163,7 +163,10 @@ async def list_all(
 async def list_some(
     api: KubeApi, installation: str, namespaces: Iterable[str], numbers: Sequence[str]
 ) -> TokenListing:
-    """List the objects of at most `MAX_SELECTED` credentials, found by their labels. Raises as `list_all`."""
+    """List the objects of at most `MAX_SELECTED` credentials, found by their labels.
+
+    Raises the same errors as `list_all`.
+    """
     found = TokenListing()
     chosen = {"labelSelector": f"{selector(installation)},{CREDENTIAL_LABEL} in ({','.join(numbers)})"}
     try:
@@ -239,7 +242,7 @@ async def _add_accounts(
     chosen: Mapping[str, str],
     between: Between = nothing_between,
 ) -> bool:
-    """Add accounts. Returns whether these are all."""
+    """Add accounts. Returns whether all accounts were read."""
     add = functools.partial(found.add_account, installation=installation)
     is_complete = await _add_pages(api, ACCOUNTS_PATH, chosen, add, between)
     if not is_complete:
@@ -282,7 +285,7 @@ def _unreadable(namespace: str, error: ClustercertError) -> str | None:
         return None
     if is_too_long(error):
         return f"RoleBindings of the namespace {namespace}, one of which is too long to read"
-    # An API server answers so, too, after the namespace was deleted.
+    # An API server also gives this answer after the namespace was deleted.
     if isinstance(error, ApiServerRefused) and error.http_status in {
         HTTPStatus.FORBIDDEN,
         HTTPStatus.NOT_FOUND,
@@ -350,6 +353,6 @@ def _points_to_users(subject: Mapping[str, Any]) -> bool:
 
 def _too_many(what: str) -> str:
     return (
-        f"The cluster has more than {MAX_PAGES * PAGE} {what}. Find out who creates them, and delete those that are not"
-        " needed."
+        f"The cluster has more than {MAX_PAGES * PAGE} {what}. Find out who creates these objects, and "
+        "delete the objects that are not needed."
     )

@@ -1,7 +1,7 @@
 """Checks whether a cluster may get credentials that are tokens: its version, admission policies, rights, mapped roles.
 
 Without the admission policies, holders of some roles could take over accounts of credentials. So each look sends
-requests that RBAC allows and the policies must deny. The requests are dry runs: they would change nothing.
+requests that RBAC allows and the policies must deny. The requests are dry runs, which change nothing.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ _APPLY_AGAIN = "Apply the objects of this cluster again with an administrator's 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a look at the cluster found.
+    """The result of a look at the cluster.
 
     Attributes:
         problem: why this service must issue nothing in the cluster, and what to do; None if nothing is wrong.
@@ -160,7 +160,8 @@ async def _check_version(api: KubeApi) -> str:
         raise RemoteFailed(UNEXPECTED_RESPONSE)
     if (int(parsed[1]), int(parsed[2])) < OLDEST_VERSION:
         raise _Problem(
-            f"Kubernetes {printable(text, _MAX_VERSION)} lacks admission policies. Upgrade it to 1.30 or newer."
+            f"Kubernetes {printable(text, _MAX_VERSION)} lacks admission policies. Upgrade the cluster to "
+            "1.30 or newer."
         )
     return printable(text, _MAX_VERSION)
 
@@ -206,7 +207,7 @@ async def _check_namespace(api: KubeApi, name: str, installation: str) -> None:
 
 
 async def _check_rights(api: KubeApi) -> tuple[str, ...]:
-    """Check the rights of the service's own account. Returns those that it should not have."""
+    """Check the rights of the service's own account. Returns the rights that the account should not have."""
     allowed = await _each((*_NEEDED, *_FORBIDDEN), lambda access: _is_allowed(api, access))
     needed, forbidden = allowed[: len(_NEEDED)], allowed[len(_NEEDED) :]
     missing = [str(access) for access, is_allowed in zip(_NEEDED, needed, strict=True) if not is_allowed]
@@ -241,7 +242,7 @@ async def _is_allowed(api: KubeApi, access: _Access) -> bool:
 
 @dataclass(slots=True)
 class _Roles:
-    """What is known of the mapped roles.
+    """The facts known about the mapped roles.
 
     Attributes:
         unread: roles that the service may bind in the whole cluster, but whose rules are unknown.
@@ -288,7 +289,7 @@ async def _read_role(api: KubeApi, role: RoleGrant) -> tuple[JsonObject | int, b
 
 
 def _check_dangers(found: _Roles) -> None:
-    """Raise _Problem if a role that is mapped for the whole cluster has dangerous rights, or may have some."""
+    """Raise _Problem if a role that is mapped for the whole cluster has, or may have, dangerous rights."""
     for role in found.unread:
         raise _Problem(
             f"The service may bind the role {role}, but may not read it. So its rights can't be checked. {_APPLY_AGAIN}"
@@ -298,8 +299,9 @@ def _check_dangers(found: _Roles) -> None:
         # The map contains this role only if the operator allowed it.
         if not role.namespace and role.name != CLUSTER_ADMIN:
             raise _Problem(
-                f"The role {text} allows to {', '.join(of_role)}. In the whole cluster, its holder could keep access "
-                f"after a revocation. Remove these rights from the role, or give it in a namespace: {text}@NAMESPACE."
+                f"The role {text} gives the right to {', '.join(of_role)}. In the whole cluster, its holder "
+                "could keep access after a revocation. Remove these rights from the role, or map the role "
+                f"in a namespace: {text}@NAMESPACE."
             )
 
 
@@ -321,7 +323,7 @@ async def _check_policies(api: KubeApi, usable: Iterable[RoleGrant], installatio
 async def _check_bindings_denied(api: KubeApi, roles: Iterable[RoleGrant], installation: str) -> None:
     """Test the policy with the first role whose dry run gives a result.
 
-    Who administers a namespace can cause that bindings there are rejected for other reasons, for example with a quota.
+    Admins of a namespace can let bindings there fail for other reasons, for example with a quota.
     """
     untested: _Untested | None = None
     for role in roles:

@@ -16,7 +16,9 @@ _ANY = "*"
 
 @dataclass(frozen=True, slots=True)
 class _Right:
-    """A dangerous right. A role has it if a rule allows one of the verbs on one of the resources in one of the groups.
+    """A dangerous right.
+
+    A role has the right if a rule allows one of the verbs on one of the resources in one of the groups.
 
     Attributes:
         verbs: empty for all verbs.

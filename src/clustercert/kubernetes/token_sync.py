@@ -1,7 +1,7 @@
 """Ends credentials that are tokens: deletes their bindings and service accounts in clusters, as the ledger says.
 
-Recently ended credentials are found in the ledger, and their objects by label. Besides, a regular look at all objects
-finds what a killed process left behind, what expired while the service was down, and what others created.
+Recently ended credentials are found in the ledger, and their objects by label. In addition, a regular look at all
+objects finds objects of a killed process, objects that expired while the service was down, and objects of others.
 """
 
 import itertools
@@ -51,7 +51,7 @@ MAX_UNKNOWN = 10
 _MANY = 500
 # The maximum number of credential numbers in one query.
 _QUERIED = 500
-# If the API server answers so, the service's account or its rights are missing.
+# With these statuses, the API server says that the service's account or its rights are missing.
 _NO_ACCESS = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 
@@ -65,7 +65,7 @@ nothing is wrong. Raises RemoteFailed or Unavailable.
 
 @dataclass(slots=True)
 class _State:
-    """What this process knows about a cluster. A new leader knows nothing, and begins with a look.
+    """The state of a cluster in this process. A new leader has no state, and begins with a look.
 
     Attributes:
         generation: the revocations up to this generation have been enforced, or are enforced by the next look.
@@ -110,7 +110,7 @@ class TokenSync:
     _states: dict[str, _State] = field(default_factory=dict)
 
     async def sync_cluster(self, cluster: Cluster) -> None:
-        """End what has ended, and if it is time, look at all objects of the cluster.
+        """Delete ended credentials and, if it is time, look at all objects of the cluster.
 
         Raises SignerError, RemoteFailed or Unavailable.
         """
@@ -182,7 +182,7 @@ class _Work:
         began = self.owner.clock()
 
         async def end_meanwhile() -> None:
-            # No revocation waits until the look is over.
+            # Revocations don't wait for the end of the look.
             if self.owner.generation() != self.state.read:
                 await self._end_recent(api)
 
@@ -204,7 +204,10 @@ class _Work:
         return mapped_namespaces(self.cluster.options.group_roles)
 
     async def _problem(self, api: KubeApi) -> tuple[str | None, ClustercertError | None]:
-        """Return a reason to issue no tokens, and the error if the cluster did not answer. Ending goes on."""
+        """Return a reason to issue no tokens, and the error if the cluster did not answer.
+
+        Credentials are still ended.
+        """
         try:
             return await self.owner.find_problem(api, self.cluster, self.installation), None
         except ClustercertError as error:
@@ -220,7 +223,7 @@ class _Work:
         now, state = self.owner.clock(), self.state
         state.unknown = {number: state.unknown.get(number, now) for number in found.numbers - states.keys()}
         late = {number for number, since in state.unknown.items() if now - since >= UNKNOWN_SECONDS}
-        # Nobody misses a credential whose time is over, and whoever creates many must not keep them alive.
+        # An expired credential can be deleted at once. Somebody who creates many must not delay their deletion.
         time = self.owner.now()
         over = {number for number in state.unknown if found.is_over(number, time)}
         ended |= late & over
@@ -240,11 +243,11 @@ class _Work:
     async def _waits(self, late: Collection[str], *, known: int, unknown: int) -> bool:
         """Return whether unknown credentials are kept until an operator confirms their deletion.
 
-        Once they wait, they wait until they are confirmed or gone, however many new credentials are issued meanwhile.
+        Once kept, they are kept until they are confirmed or gone, even if many new credentials are issued meanwhile.
 
         Args:
             late: the credentials to delete.
-            unknown: the number of unknown credentials whose time is not over, late or not.
+            unknown: the number of unknown credentials that have not expired, late or not.
         """
         ca_id, count, state = self.cluster.client_ca.id, len(late), self.state
         stored = await self.owner.clusters.unknown_tokens(ca_id)
@@ -255,7 +258,7 @@ class _Work:
             await self._keep_waiting(stored, count, known)
             state.waiting = count
         elif unknown and stored.waiting:
-            # A new leader does not know yet how long they have been unknown.
+            # A new leader does not yet know how long the credentials have been unknown.
             state.waiting = stored.waiting
         else:
             if stored != UnknownTokens(0, 0):

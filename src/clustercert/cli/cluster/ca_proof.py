@@ -59,9 +59,7 @@ class TemporaryCertificate:
             or not isinstance(groups, list)
             or not self._groups <= set(map(str, groups))
         ):
-            return "failed", one_line(
-                f"The server sees the user {name}. Check that the address is not the address of a proxy."
-            )[:MAX_DETAIL]
+            return "failed", one_line(f"The server sees the user {name}. Is the server a proxy?")[:MAX_DETAIL]
         return "accepted", ""
 
     @property

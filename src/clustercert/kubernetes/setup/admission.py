@@ -70,7 +70,7 @@ def policy() -> JsonObject:
                 {
                     "expression": f"!has(params.data) || !({_NUMBER_IS_REVOKED})",
                     "reason": "Forbidden",
-                    "message": "This client certificate is revoked. Get a new one from clustercert.",
+                    "message": "This client certificate is revoked. Get a new certificate from clustercert.",
                 }
             ],
         },
@@ -87,7 +87,8 @@ def _binding() -> JsonObject:
             "paramRef": {
                 "name": CONFIG_MAP,
                 "namespace": NAMESPACE,
-                # The action Deny would reject all writes without the ConfigMap, even the write that creates it.
+                # The action Deny would reject all writes while the ConfigMap is missing, even the write that creates
+                # the ConfigMap.
                 "parameterNotFoundAction": "Allow",
             },
             "validationActions": ["Deny"],

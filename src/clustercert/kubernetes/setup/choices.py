@@ -41,7 +41,8 @@ _COMMENT = """\
 """
 _TABLE_COMMENTS = {
     "bind": "# The ClusterRole of each group in rbac.yaml. A group without a line is not bound.",
-    "written": "# The SHA-256 of the content that was written into each file. It reveals changes by hand.",
+    "written": "# The SHA-256 of the content that was written into each file. These hashes reveal changes "
+    "by hand.",
 }
 
 
@@ -94,10 +95,10 @@ def checked_service_url(url: str) -> str:
     if urlsplit(base).scheme == "http":
         # Source: kubernetes/client-go, tools/clientcmd/client_config.go: IsConfigTransportTLS.
         raise ValueError(
-            f"an API server can't use {base}. It sends its token over https only, even on loopback: over http, every "
-            "request would be rejected and revoked certificates would keep working unnoticed. Serve TLS "
-            "(server.tls_certificate and server.tls_key, or `clustercert demo --tls`), and give the https address "
-            "with --webhook-url."
+            f"an API server can't use {base}. An API server sends its token only over https, even on "
+            "loopback: over http, every request would be rejected and revoked certificates would keep "
+            "working unnoticed. Serve TLS (server.tls_certificate and server.tls_key, or `clustercert demo "
+            "--tls`), and give the https address with --webhook-url."
         )
     return base
 
@@ -164,7 +165,7 @@ class GivenChoices(Section):
         return self.control_plane_dir or self.traits.folder
 
     def require_cluster(self, cluster_id: str, folder: Path) -> None:
-        """Raise SetupError if the folder was written for another cluster."""
+        """Raise SetupError if the folder was written for a different cluster."""
         if self.cluster_id != cluster_id:
             raise SetupError(
                 f"{folder} was written for another cluster ({self.cluster_id}), with that cluster's values. Name "
@@ -198,7 +199,7 @@ class GivenChoices(Section):
 
 
 class SetupChoices(GivenChoices):
-    """The choices for one folder: those that were given, and the defaults of the others.
+    """The choices for one folder: the given choices, and defaults for all other choices.
 
     Attributes:
         webhook_ca: `None` if the control plane already trusts this service's certificate.
@@ -221,7 +222,9 @@ def read_choices(path: Path) -> GivenChoices | None:
         return GivenChoices.model_validate(tables.values)
     except ValidationError as error:
         faults = "\n".join(fault_lines(error, GivenChoices, tables, None))
-        raise SetupError(f"{path} is not valid. Correct it, or name another folder.\n{faults}") from error
+        raise SetupError(
+            f"{path} is not valid. Correct the file, or name another folder.\n{faults}"
+        ) from error
 
 
 def _toml(value: object) -> str:

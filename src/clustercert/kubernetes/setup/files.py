@@ -35,8 +35,8 @@ from clustercert.kubernetes.setup.values import (
 _AUDIT_COMMENT = """\
 clustercert reads from the audit events which client certificates are used. Only audit events show certificates of
 system:masters, uses of a revoked certificate that the API server allowed, and approvals in the cluster's own
-certificates API. If the API server has an audit policy already, keep it, and make sure that it logs these requests at
-Metadata or a higher level, and approvals at RequestResponse."""
+certificates API. If the API server already has an audit policy, keep that policy, and make sure that it logs these
+requests at Metadata or a higher level, and approvals at RequestResponse."""
 _CLIENT_CA_COMMENT = """\
 The client CAs of the cluster {name}. Add them to the file that the API server's --client-ca-file names. Never remove
 the other CAs from that file: nodes and the control plane authenticate with certificates from the other CAs.

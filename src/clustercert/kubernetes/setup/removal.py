@@ -30,14 +30,16 @@ _POLICY_KINDS = ("validatingadmissionpolicybindings", "validatingadmissionpolici
 
 
 def write_removal(folder: Path, cluster: Cluster) -> Path:
-    """Write REMOVE.md into the folder that `kubernetes setup` wrote. Returns its path. Raises SetupError or OSError."""
+    """Write REMOVE.md into the folder that `kubernetes setup` wrote.
+
+    Returns the path of REMOVE.md. Raises SetupError or OSError.
+    """
     choices = read_choices(folder / SETUP)
     if choices is None:
         raise SetupError(
-            f"{folder} has no {SETUP}. The options in this file, such as the distribution, decide the steps. Name the"
-            " folder that "
-            "`clustercert kubernetes setup` wrote for the cluster. If the folder is lost, write it again, with the "
-            "same --distribution and --control-plane-dir."
+            f"{folder} has no {SETUP}. The options in this file, such as the distribution, decide the "
+            "steps. Name the folder that `clustercert kubernetes setup` wrote for the cluster. If the "
+            "folder is lost, write the folder again, with the same --distribution and --control-plane-dir."
         )
     choices.require_cluster(cluster.id, folder)
     in_cluster = any((folder / name).exists() for name in (SERVICE_ACCESS, removed(SERVICE_ACCESS)))
@@ -75,7 +77,7 @@ def removal(cluster: Cluster, choices: GivenChoices, *, in_cluster: bool) -> str
 def _commands(choices: GivenChoices) -> list[str]:
     """Return the commands that delete all objects of this service by their label, and look for objects that are left.
 
-    API servers before 1.30 may not know the kinds of the policies, and have none of this service.
+    API servers before 1.30 may not know the kinds of the policies, and have no policies of this service.
     """
     [label] = (f"{name}={value}" for name, value in MANAGED_BY.items())
     kinds = [",".join(_KINDS), *([] if choices.uses_flags else [",".join(_POLICY_KINDS)])]

@@ -48,8 +48,8 @@ class Resolver:
 
     Attributes:
         public_urls: the settings for the address of this service, and their values. The first value takes precedence.
-        private_ca_pem: the private CA of this service's certificate; `None` if no private CA is known. It is used if
-            neither an option nor the folder names a CA.
+        private_ca_pem: the private CA of this service's certificate; `None` if no private CA is known. This CA is used
+            if neither an option nor the folder names a CA.
         requires_client: whether the webhook requires a client certificate from API servers.
         given: the options of the command, by their names in `SetupChoices`.
         given_client: the API server's client certificate and key from the options. Keep the key secret.
@@ -103,7 +103,7 @@ class Resolver:
         )
 
     def _given_choices(self, cluster: Cluster) -> GivenChoices:
-        """Return the options that were given in this run or earlier ones. Raises SetupError or InvalidRequest."""
+        """Return the options that were given in this run or in earlier runs. Raises SetupError or InvalidRequest."""
         before = self.existing.choices
         if before is not None:
             before.require_cluster(cluster.id, self.folder.path)
@@ -190,8 +190,8 @@ class Resolver:
         client = self.given_client or self.existing.client
         if client is None and self.requires_client:
             raise SetupError(
-                "webhook.client_ca is set, so an API server can't connect without a client certificate. Give one with "
-                "--webhook-client-certificate and --webhook-client-key."
+                "webhook.client_ca is set, so an API server can't connect without a client certificate. "
+                "Give a certificate with --webhook-client-certificate and --webhook-client-key."
             )
         return client
 

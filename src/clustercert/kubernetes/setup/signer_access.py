@@ -19,7 +19,7 @@ NAME = "clustercert-signer"
 
 _CERTIFICATES, _RBAC = "certificates.k8s.io", "rbac.authorization.k8s.io"
 _REQUESTS = "certificatesigningrequests"
-# A Role that every cluster has in this namespace. It allows to read the API server's client CAs.
+# A Role that every cluster has in this namespace. This Role allows reading the API server's client CAs.
 _READER, _READER_NAMESPACE = "extension-apiserver-authentication-reader", "kube-system"
 _SYSTEM = "system:"
 _NUMBER_DIGITS = 40
@@ -154,13 +154,13 @@ def _validation(expression: str, message: str) -> JsonObject:
 
 
 _BEGIN, _END = "-----BEGIN CERTIFICATE REQUEST-----\n", "-----END CERTIFICATE REQUEST-----\n"
-# Exactly the form that this service sends. Otherwise, Kubernetes could read another block than the policy. The padding
-# of the text in JSON is decoded as up to two characters.
+# Accept only the exact form that this service sends. Otherwise, Kubernetes and the policy could read different blocks.
+# The padding of the text in JSON is decoded as up to two characters.
 _ONE_PEM_BLOCK = f"^{_BEGIN}([A-Za-z0-9+/]{{64}}\n)*[A-Za-z0-9+/]{{1,64}}={{0,2}}\n{_END}[?]{{0,2}}$"
 
 
 def _decoded(base64_text: str) -> str:
-    """Return an expression that decodes base64 text, with `?` for what PEM does not have and for the padding."""
+    """Return an expression that decodes base64 text, with `?` for the padding and octets that PEM lacks."""
     values = ", ".join(f"variables.alphabet.indexOf(four.charAt({at}))" for at in range(4))
     octets = ("v[0] * 4 + v[1] / 16", "v[1] % 16 * 16 + v[2] / 4", "v[2] % 4 * 64 + v[3]")
     characters = " + ".join(f"variables.characters.charAt({octet})" for octet in octets)
@@ -178,7 +178,7 @@ def _base64_of(pem: str) -> str:
 Octet = frozenset[int]
 _ANY: Octet = frozenset(range(256))
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-# By octet: the characters that PEM has, and `?` for all others.
+# For each octet: its character in PEM, or `?` if PEM does not have the octet.
 _CHARACTERS = "".join(chr(octet) if chr(octet) in f"{_ALPHABET}=- \n" else "?" for octet in range(256))
 
 
@@ -253,7 +253,10 @@ def _characters(first: Octet, second: Octet, third: Octet) -> Iterator[frozenset
 
 
 def _without_free_ends(characters: Sequence[frozenset[int]]) -> Sequence[frozenset[int]]:
-    """Remove characters at the end that can have any value. Those at the beginning keep the offset."""
+    """Remove characters at the end that can have any value.
+
+    Characters at the beginning stay, because they keep the offset.
+    """
     end = len(characters)
     while end and len(characters[end - 1]) == len(_ALPHABET):
         end -= 1

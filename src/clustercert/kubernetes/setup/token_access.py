@@ -1,8 +1,8 @@
-"""What a cluster needs whose credentials are service account tokens: namespaces, admission policies, rights.
+"""The objects for a cluster whose credentials are service account tokens: namespaces, admission policies, rights.
 
 RBAC gives the service's account only the rights to create and end credentials. Two admission policies limit what the
-account does with these rights, and what others may do in the two namespaces. Admission does not see reads, and it does
-not see who impersonates an account. The policies see only that the id of a token is missing from such a request.
+account does with these rights, and what others may do in the two namespaces. Admission sees neither reads nor who
+impersonates an account. The policies see only that the id of a token is missing from such a request.
 
 Source: Kubernetes, "Validating Admission Policy"; the order of checks: kubernetes, pkg/registry/rbac.
 """
@@ -120,7 +120,7 @@ def _cluster_rights(roles: Sequence[RoleGrant]) -> list[JsonObject]:
     if for_cluster:
         rules.append(role_rule(RBAC, "clusterroles", ["bind"], for_cluster))
     if all_names:
-        # ClusterRoles are outside of all namespaces, so only a ClusterRole can allow to read them.
+        # ClusterRoles are outside of all namespaces, so only a ClusterRole can allow reading ClusterRoles.
         rules.append(role_rule(RBAC, "clusterroles", ["get"], all_names))
     return [
         {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": _metadata(NAME), "rules": rules},
@@ -174,7 +174,7 @@ _VARIABLES = {
     "has_token": _HAS_TOKEN,
     "is_administrator": _IS_ADMINISTRATOR,
     "is_service": f"{_IS_SERVICE} && variables.has_token",
-    # A request that deletes a collection has no name, and a request that lets Kubernetes generate a name neither.
+    # A request has no name if it deletes a collection, or lets Kubernetes generate the name.
     "metadata": "request.operation == 'DELETE' ? oldObject.metadata : object.metadata",
 }
 
@@ -230,10 +230,11 @@ def _namespaces_policy(installation: str) -> list[JsonObject]:
     )
     validations = {
         f"request.operation == 'DELETE' || !({starts_workloads})": (
-            "This namespace of clustercert holds no workloads and no Secrets. Use another namespace."
+            "This namespace of clustercert must not contain workloads or Secrets. Use another namespace."
         ),
         "variables.by_service || variables.by_cluster || variables.is_administrator": (
-            "Only clustercert and administrators of the whole cluster may write in this namespace. Use another one."
+            "Only clustercert and administrators of the whole cluster may write in this namespace. Use "
+            "another namespace."
         ),
     }
     constraints: JsonObject = {
@@ -259,7 +260,7 @@ def _namespaces_policy(installation: str) -> list[JsonObject]:
 
 
 def _bindings_policy(installation: str, roles: Sequence[RoleGrant]) -> list[JsonObject]:
-    """Return the policy: only the service binds accounts of credentials, and it binds nothing else.
+    """Return the policy: only the service binds accounts of credentials, and the service binds nothing else.
 
     Deletions by others are allowed: a binding that is missing gives no rights, and namespaces must be deletable.
     """

@@ -70,9 +70,9 @@ class Setup:
     """The values in the files of one cluster.
 
     Attributes:
-        client_cas_pem: the client CAs to add to the API server's bundle; empty if it has all of them.
+        client_cas_pem: the client CAs to add to the API server's bundle; empty if the bundle already has all of them.
         choices: the values of all options.
-        given: the options that were given in this run or earlier ones.
+        given: the options that were given in this run or in earlier runs.
         groups: the Kubernetes groups that the policy grants.
         templates: the templates from which the policy makes names of groups.
         signs_itself: whether the cluster signs with its own CA, which its API server trusts already.

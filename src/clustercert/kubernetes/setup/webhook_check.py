@@ -34,16 +34,17 @@ class NoWebhook(Exception):
 
 
 NO_WEBHOOK = (
-    "{url} has no webhook: it answers 404, like a process of `clustercert serve --role api`. Set webhook.public_url to"
-    " the address of a process with the role webhook or all, and write the files again with `clustercert kubernetes"
-    " setup --force`. If --webhook-url was given before, give it again."
+    "{url} has no webhook: it answers 404, like a process of `clustercert serve --role api`. Set "
+    "webhook.public_url to the address of a process with the role webhook or all, and write the files "
+    "again with `clustercert kubernetes setup --force`. If --webhook-url was given before, give this "
+    "option again."
 )
 
 
 def check_webhook(url: str, ca_pem: str | None, cluster_id: str, client: WebhookClient | None = None) -> str:
     """Send a request to the webhook, and describe its certificate in a sentence.
 
-    By the rules of kube-apiserver for certificates. The request has no token and the method GET, and has no effect.
+    Checks the certificate by the rules of kube-apiserver. The request has no token and the method GET, and no effect.
     Raises HandshakeError or NoWebhook.
 
     Args:

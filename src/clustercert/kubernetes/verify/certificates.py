@@ -37,7 +37,7 @@ from clustercert.policy.lifetime import BACKDATE, MAX_LIFETIME
 UNKNOWN_USER = "verify-unknown-certificate"
 NOTE = "clustercert kubernetes verify"
 NOT_ISSUED = "No certificate can be issued for this cluster."
-# Longer than the shortest lifetime that a cluster with the signer csr_api accepts.
+# A lifetime longer than the shortest one that a cluster with the signer csr_api accepts.
 LIFETIME = timedelta(minutes=20)
 SHORT_LIFETIME = timedelta(minutes=5)
 
@@ -154,7 +154,10 @@ class TemporaryCertificates:
         return issued.grant.not_after - now
 
     async def sign_unrecorded(self, *groups: str) -> None:
-        """Let the signer sign a certificate with these groups that nobody can use. Raises ClustercertError."""
+        """Let the signer sign a certificate with these groups.
+
+        Nobody can use the certificate. Raises ClustercertError.
+        """
         key, signer = new_key("ec-p256"), self.signer
         grant = _grant(VERIFIER, datetime.now(UTC).replace(microsecond=0), LIFETIME)
         to_sign = new_signing_request(

@@ -56,8 +56,8 @@ TLS = (
     " certificate."
 )
 NO_ADDRESS = (
-    "The calls of the API server fail before they have an answer: check the address and the CA in webhook.kubeconfig,"
-    " and that the service runs."
+    "The calls of the API server fail before they have an answer: check the address and the CA in "
+    "webhook.kubeconfig, and that the service is running."
 )
 UNANSWERED = (
     "{url} does not answer from here: {error}. Start the webhook with `clustercert serve --role webhook`, or correct"
@@ -111,7 +111,7 @@ class WebhookDiagnosis:
             return await self._why_unanswered() or self._why_unknown()
         increased = {result for result in after if after[result] > before.get(result, 0)}
         if not increased:
-            # Older API servers do not count webhook calls, so they may have called the webhook with a wrong token.
+            # Older API servers do not count webhook calls, so a call with a wrong token is still possible.
             return (None if after else await self._why_unanswered()) or NOT_ASKED
         if increased == {"success"}:
             return NOT_OURS
