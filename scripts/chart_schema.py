@@ -300,7 +300,7 @@ _CHART_VALUES: dict[str, Schema] = {
         {"apiVersion": _TEXT, "parentRefs": _OBJECTS, "hostnames": _TEXTS}, "parentRefs", "hostnames"
     ),
     "ingress": _if_enabled(
-        {"className": _TEXT, "annotations": _TEXT_BY_NAME, "hostnames": _TEXTS}, "annotations", "hostnames"
+        {"className": _TEXT, "annotations": _TEXT_BY_NAME, "hostnames": _TEXTS}, "hostnames"
     ),
     "networkPolicy": _object(
         {

@@ -136,6 +136,12 @@ def test_a_misspelt_value_is_refused(file: Path) -> None:
             "Set metrics.existingSecret.",
         ),
         ({"metrics": {"alerts": {"enabled": True}}}, "Set metrics.alerts.docsUrl"),
+        ({"api": {"replicas": 3}}, "api.replicas is 3, but an SQLite database has one pod."),
+        ({"webhook": {"replicas": 2}}, "webhook.replicas is 2, but an SQLite database has one pod."),
+        (
+            {"ingress": {"enabled": True, "hostnames": ["a.example"]}},
+            "Set your controller's annotation for TLS passthrough",
+        ),
     ],
 )
 def test_values_that_can_not_work_are_refused(values: dict[str, Any], said: str) -> None:
