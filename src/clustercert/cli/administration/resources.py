@@ -239,7 +239,7 @@ RESOURCES = {
             noun="group",
             example="team-blue",
             plural="groups",
-            help="Manage groups. The users in a group have the group's roles.",
+            help="Manage groups, which give their roles to all their members.",
             commands={
                 "create": "Create a group.",
                 "list": "List the groups.",
