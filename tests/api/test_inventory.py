@@ -232,6 +232,7 @@ def test_a_certificate_is_shown_whole(place: Place) -> None:
         "last_seen_at": None,
         "altered_at": None,
         "used_after_revocation_at": None,
+        "refused_at": None,
         "credential_id": f"X509SHA256={name}",
         "account": None,
         "pem": "",

@@ -96,7 +96,8 @@ def test_a_failed_window_is_not_opened_again(user: OidcUser, issuer: OAuthIssuer
     assert len(user.windows) == 2
     later = user.credential(**user.browser)
     assert (later.returncode, len(user.windows)) == (3, 2)
-    assert later.stderr.endswith("was denied at " + issuer.url + ". Run `clustercert login`.\n")
+    assert f"The login was denied at {issuer.url}." in later.stderr
+    assert later.stderr.endswith("Run `clustercert login`.\n")
     user.be_logged_in()
     user.log_in_by_browser()
     user.expire()

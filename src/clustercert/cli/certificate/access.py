@@ -109,7 +109,7 @@ def show_access(
     name = "certificate" if is_table else "fingerprint"
     columns = list(_COLUMNS)
     if any(each["refusal"] for each in rows):
-        columns.insert(columns.index("has_access"), "refusal")
+        columns.append("refusal")
     if any(each["access_request_id"] for each in rows):
         # Show the rule that offers the access, and the id of the access request.
         place = columns.index("not_after") + 1
