@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import httpx2
 import pytest
+from prometheus_client import REGISTRY
 
 from clustercert.authn.access_keys import WRONG_SIGNATURES
+from clustercert.limits.failures import MANY_OF_ACCOUNT
 from support.keystone import UNAUTHORIZED, Keystone, login_body
 from support.service import Service
 from support.stores import blob, rows
@@ -51,6 +53,17 @@ def test_a_source_over_the_limit_gets_no_password_checked(limited: httpx2.Client
     assert [login(limited, world, "wrong password") for _ in range(ATTEMPTS + 1)] == [401] * ATTEMPTS + [429]
     assert login(limited, world, password) == 429
     assert login(limited, world, password, **ELSEWHERE) == 201
+
+
+def test_ten_wrong_passwords_of_one_user_are_counted_for_the_alert(
+    limited: httpx2.Client, world: World
+) -> None:
+    name = "clustercert_accounts_with_failures_total"
+    before = REGISTRY.get_sample_value(name) or 0.0
+    for number in range(MANY_OF_ACCOUNT):
+        address = {"X-Forwarded-For": f"203.0.113.{number}"}
+        assert login(limited, world, "wrong password", **address) == 401
+    assert REGISTRY.get_sample_value(name) == before + 1
 
 
 def test_failures_of_api_servers_do_not_count(limited: httpx2.Client, world: World) -> None:

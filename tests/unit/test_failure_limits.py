@@ -3,9 +3,15 @@
 from dataclasses import dataclass
 
 import pytest
+from prometheus_client import REGISTRY
 
 from clustercert.authn.access_keys import LOCK_SECONDS, WRONG_SIGNATURES, SignatureLock
-from clustercert.limits.failures import WINDOW_SECONDS, FailureLimit
+from clustercert.limits.failures import (
+    ACCOUNT_WINDOW_SECONDS,
+    MANY_OF_ACCOUNT,
+    WINDOW_SECONDS,
+    FailureLimit,
+)
 from clustercert.model import Origin
 from clustercert.model.errors import NoCredential, TooManyFailures, Unauthenticated
 
@@ -18,6 +24,10 @@ class Clock:
 
     def __call__(self) -> float:
         return self.seconds
+
+
+def accounts_with_failures() -> float:
+    return REGISTRY.get_sample_value("clustercert_accounts_with_failures_total") or 0.0
 
 
 def origin(address: str = "192.0.2.1") -> Origin:
@@ -52,6 +62,24 @@ def test_a_limit_of_zero_refuses_nothing() -> None:
     limit = FailureLimit(0)
     limit.count(origin())
     assert not is_refused(limit)
+
+
+def test_many_failures_of_one_account_are_counted_once_in_a_window() -> None:
+    clock = Clock()
+    limit = FailureLimit(60, clock=clock)
+    before = accounts_with_failures()
+
+    def fail(times: int, account: str) -> float:
+        for number in range(times):
+            limit.count(origin(f"192.0.2.{number}"), account)
+        return accounts_with_failures() - before
+
+    assert fail(MANY_OF_ACCOUNT - 1, "alice") == 0
+    assert fail(MANY_OF_ACCOUNT, "") == 0
+    assert fail(MANY_OF_ACCOUNT, "alice") == 1
+    assert fail(MANY_OF_ACCOUNT, "bob") == 2
+    clock.seconds += ACCOUNT_WINDOW_SECONDS
+    assert fail(MANY_OF_ACCOUNT, "alice") == 3
 
 
 def test_addresses_in_one_64_are_one_source() -> None:

@@ -358,4 +358,4 @@ def count_failed_authentication(
     if not isinstance(failure, NoCredential | TooManyFailures) and not scope["path"].startswith(
         WEBHOOK_PREFIX
     ):
-        limit.count(origin)
+        limit.count(origin, failure.known)

@@ -1,4 +1,4 @@
-"""Limits failed authentications by source address."""
+"""Limits failed authentications by source address, and counts those of one account."""
 
 import time
 from collections.abc import Callable
@@ -16,10 +16,14 @@ WINDOW_SECONDS = 60
 # sources are dropped first.
 MAX_SOURCES = 20_000
 
+ACCOUNT_WINDOW_SECONDS = 600
+# People who forgot their password try fewer times in a window.
+MANY_OF_ACCOUNT = 10
+
 
 @dataclass(slots=True)
 class _Window:
-    """The number of failures from one source in a minute. The minute begins with the first failure."""
+    """The number of failures from one source, or of one account. The window begins with the first failure."""
 
     ends_at: float
     count: int = 0
@@ -27,6 +31,8 @@ class _Window:
 
 class FailureLimit:
     """Counts failures in windows of one minute, by IPv4 address or IPv6 /64 network.
+
+    A metric shows that many failures concern one account, from any addresses. The account is not locked.
 
     `per_minute`: 0 means no limit.
     """
@@ -37,13 +43,21 @@ class FailureLimit:
         self._limit = per_minute
         self._clock = clock
         self._windows: TTLCache[str, _Window] = TTLCache(max_sources, WINDOW_SECONDS, clock)
+        self._accounts: TTLCache[str, _Window] = TTLCache(max_sources, ACCOUNT_WINDOW_SECONDS, clock)
 
-    def count(self, origin: Origin) -> None:
+    def count(self, origin: Origin, account: str = "") -> None:
+        """Count a failure. `account`: the id of the existing user or access key that the request named, if any."""
+        self._count(self._windows, origin.network)
+        if account and self._count(self._accounts, account) == MANY_OF_ACCOUNT:
+            metrics.ACCOUNTS_WITH_FAILURES.inc()
+
+    def _count(self, windows: TTLCache[str, _Window], key: str) -> int:
         # Change the window in place: a new cache entry would have a new time to live, and so extend the window.
-        window = self._windows.get(origin.network)
+        window = windows.get(key)
         if window is None:
-            window = self._windows[origin.network] = _Window(self._clock() + WINDOW_SECONDS)
+            window = windows[key] = _Window(self._clock() + windows.ttl)
         window.count += 1
+        return window.count
 
     def check(self, origin: Origin, failure: Unauthenticated | None = None) -> None:
         """Raise TooManyFailures if the source has reached the limit.

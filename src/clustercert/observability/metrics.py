@@ -59,6 +59,11 @@ LIMITED = Counter(
     " quota, tokens, temporary_keys, passwords, sessions, revocations or project_revocations",
     ["limit"],
 )
+ACCOUNTS_WITH_FAILURES = Counter(
+    "clustercert_accounts_with_failures",
+    "Users and access keys with 10 failed authentications within 10 minutes in one worker, from any addresses; each"
+    " counted once in 10 minutes",
+)
 FORWARDING_IGNORED = Counter(
     "clustercert_forwarding_ignored",
     "Requests with X-Forwarded-For from a peer that is not in server.trusted_proxies",
