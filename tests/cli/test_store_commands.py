@@ -223,6 +223,22 @@ def test_a_cluster_is_added_shown_changed_and_removed(operator: Operator, server
     assert operator.output_json("cluster", "list", "--project", "eu-de") == []
 
 
+def test_clusters_whose_api_servers_never_asked_the_webhook_are_listed(
+    operator: Operator, server_ca: Path
+) -> None:
+    asked, silent = add(operator, server_ca, "asked"), add(operator, server_ca, "silent")
+    add(operator, server_ca, "new")
+    for each in (asked, silent):
+        operator.output("kubernetes", "token", "create", str(each["id"]))
+    database = operator.folder / "data" / "clustercert.db"
+    execute(
+        database, f"UPDATE webhook_token SET last_asked_at = created_at WHERE cluster_id = '{asked['id']}'"
+    )
+    [header, line] = operator.output("cluster", "list", "--without-reviews", "-o", "csv").splitlines()
+    shown = dict(zip(header.split(","), line.split(","), strict=True))
+    assert (shown["name"], shown["webhook_called_at"], shown["id"]) == ("silent", "", silent["id"])
+
+
 def test_a_cluster_has_no_version_until_it_is_given(operator: Operator, server_ca: Path) -> None:
     assert add(operator, server_ca)["version"] == ""
     assert operator.output_json("cluster", "list")[0]["version"] == ""

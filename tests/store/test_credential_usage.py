@@ -839,8 +839,13 @@ async def test_approvals_with_a_certificate_are_one_event_a_minute(
         (-10, 0, "audit-events", ("clustercert:admins",), 1),
         (-9, 0, "audit-events", ("clustercert:admins",), 0),
         (0, 0, "audit-events", ("clustercert:admins",), 0),
-        # Nothing was used lately.
-        (None, -10, "audit-events", ("clustercert:admins",), 0),
+        # Nothing was used later, so nothing shows that the API server asks now.
+        (None, -600, "audit-events", ("clustercert:admins",), 1),
+        (-1440, -600, "audit-events", ("clustercert:admins",), 1),
+        # It asked later.
+        (-300, -600, "audit-events", ("clustercert:admins",), 0),
+        # A quiet cluster: it was not used after it asked.
+        (-1440, -1440, "audit-events", ("clustercert:admins",), 0),
         (None, 0, "import-audit-log", ("clustercert:admins",), 0),
         (None, 0, "webhook", ("clustercert:admins",), 0),
         # API servers don't ask about them.
@@ -872,8 +877,7 @@ async def test_clusters_are_counted_whose_api_servers_use_certificates_without_a
     if asked is not None:
         times_asked = {(CLUSTER_ID, token_hash(issued.text)): NOW + timedelta(minutes=asked)}
         await usage.queries.add_webhook_calls(times_asked)
-    assert await usage.queries.clusters_without_reviews(NOW) == expected
-    assert await usage.queries.clusters_without_reviews(NOW + timedelta(minutes=10)) == 0
+    assert await usage.queries.clusters_without_reviews() == expected
 
 
 @pytest.mark.parametrize(
@@ -891,10 +895,10 @@ async def test_a_cluster_that_enforces_revocations_without_the_webhook_need_not_
     await ClusterQueries(database).replace(replace(there, options=options), event())
     usage.report(replace(await seen(known, await recorded(database), NOW), reporter="audit-events"))
     await usage.flush()
-    assert await usage.queries.clusters_without_reviews(NOW) == 0
+    assert await usage.queries.clusters_without_reviews() == 0
     # It has asked before, so it has the webhook as well.
     await usage.queries.add_webhook_calls({(CLUSTER_ID, token_hash(issued.text)): NOW - timedelta(hours=1)})
-    assert await usage.queries.clusters_without_reviews(NOW) == 1
+    assert await usage.queries.clusters_without_reviews() == 1
 
 
 async def test_the_time_of_the_last_audit_events_is_written_once_a_minute(

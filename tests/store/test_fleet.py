@@ -95,6 +95,22 @@ async def test_clusters_are_found_by_what_was_seen_in_them(scene: FleetScene) ->
     assert [(each.certificates, each.unknown) for each in page.clusters] == [(0, 1), (0, 1), (1, 0)]
 
 
+async def test_clusters_are_found_whose_api_servers_never_asked_or_are_silent(scene: FleetScene) -> None:
+    for name, options in (
+        ("no webhook", {}),
+        ("never asked", {}),
+        ("never asked, bound", {"admission": True}),
+        ("quiet", {}),
+        ("silent", {}),
+    ):
+        await scene.add(name, options=options)
+    await scene.called("never asked", None)
+    await scene.called("never asked, bound", None, used=NOW)
+    await scene.called("quiet", NOW - 9 * DAY, used=NOW - 9 * DAY)
+    await scene.called("silent", NOW - 9 * DAY, used=NOW - 8 * DAY)
+    assert await names(scene, without_reviews=True) == ["never asked", "silent"]
+
+
 async def test_clusters_are_found_by_their_rotation(scene: FleetScene) -> None:
     for name, state, problem in (
         ("a", "planned", "no route"),

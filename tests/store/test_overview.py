@@ -173,8 +173,10 @@ async def test_clusters_are_counted_by_how_well_they_enforce(
     await scene.add("nothing")
     await scene.add("never called", OTHER_PROJECT_ID)
     await scene.called("never called", None)
+    await scene.add("quiet")
+    await scene.called("quiet", NOW - 2 * DAY, used=NOW - 2 * DAY)
     await scene.add("silent")
-    await scene.called("silent", NOW - 2 * DAY)
+    await scene.called("silent", NOW - 2 * DAY, used=NOW - DAY)
     await scene.add("bypassed")
     await scene.called("bypassed", NOW - HOUR, used=NOW)
     await scene.add("bypassed although bound", options=admission)
@@ -195,7 +197,7 @@ async def test_clusters_are_counted_by_how_well_they_enforce(
     await scene.called("better", None)
     await scene.called("better", NOW, used=NOW)
     await scene.verified("better", NOW - DAY)
-    expected = {"none": 3, "unreviewed": 2, "incomplete": 1, "unverified": 3, "verified": 2}
+    expected = {"none": 3, "unreviewed": 3, "incomplete": 1, "unverified": 3, "verified": 2}
     assert await queries.enforcement(None, NOW) == expected
     assert await queries.enforcement(BOTH, NOW) == expected
     assert await queries.enforcement([OTHER_PROJECT_ID], NOW) == {"none": 1}

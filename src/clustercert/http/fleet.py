@@ -62,15 +62,15 @@ class EnforcementBody(BaseModel):
     Each cluster counts once, in the first state that applies.
     """
 
+    unreviewed: int = Field(
+        default=0,
+        description="Audit events reported a use of a certificate, but the API server had not asked the webhook within"
+        " the 10 minutes before this use, and has not asked since.",
+    )
     none: int = Field(
         default=0,
         description="No control stops a single certificate: the API server has not called the webhook within a day,"
         " and neither `credential_roles` nor `admission` is set.",
-    )
-    unreviewed: int = Field(
-        default=0,
-        description="Audit events report that certificates are used, but the API server does not call the webhook any"
-        " more.",
     )
     incomplete: int = Field(
         default=0,

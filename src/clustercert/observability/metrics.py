@@ -137,8 +137,8 @@ REVOKED_CREDENTIALS_USED = Counter(
 )
 WITHOUT_REVIEWS = Gauge(
     "clustercert_clusters_without_reviews",
-    "Clusters whose audit events show that issued certificates are used, but whose API servers have not called the"
-    " authorization webhook for 10 minutes: revocations have no effect there",
+    "Clusters whose API servers had not called the authorization webhook for 10 minutes at the last use of a"
+    " certificate that audit events reported, and have not called it since: revocations have no effect there",
     multiprocess_mode="mostrecent",
 )
 UNVERIFIED = Gauge(

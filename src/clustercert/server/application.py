@@ -162,7 +162,7 @@ class StoreGauges:
         metrics.CLOCK_OFFSET.set((await self._database.clock_offset()).total_seconds())
         unsealed_since = await self._unsealed_since()
         metrics.UNSEALED_SECONDS.set((now - unsealed_since).total_seconds() if unsealed_since else 0)
-        metrics.WITHOUT_REVIEWS.set(await self._usage.clusters_without_reviews(now))
+        metrics.WITHOUT_REVIEWS.set(await self._usage.clusters_without_reviews())
         ages = VERIFICATION_AGES
         never, counts = await self._clusters.count_unverified([now - age for age in ages.values()])
         for name, count in zip((*ages, "never"), (*counts, never), strict=True):

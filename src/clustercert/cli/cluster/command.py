@@ -553,12 +553,22 @@ def list_clusters(
     client: "AdministrationClient",
     project: OnlyProjectOption = None,
     domain: ProjectDomainOption = None,
+    without_reviews: Annotated[
+        bool,
+        typer.Option(
+            "--without-reviews",
+            help="List only clusters where revocations have no effect, because the API server never asked the webhook"
+            " since it was set up, or did not ask the webhook about a known use. Only for operators, auditors and"
+            " admins of a project.",
+        ),
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List the clusters in all your projects. Operators see the clusters of all projects.
 
     Examples:
         clustercert cluster list --project eu-de
+        clustercert cluster list --without-reviews
     """
     owner = find_project(client, project, domain)["id"] if project is not None else None
     found = [
@@ -567,6 +577,13 @@ def list_clusters(
         if owner in (None, each["project_id"]) and domain in (None, each["domain"], each["domain_id"])
     ]
     columns: tuple[str, ...] = _COLUMNS
+    if without_reviews:
+        selected = {each["id"] for each in found}
+        silent = client.list_all("/fleet/clusters", "clusters", without_reviews="true")
+        found = [with_times(each) for each in silent if each["id"] in selected]
+        columns = ("name", "project", "webhook_called_at", "id")
+        show_list(found, output, columns=with_domain(columns, found), keep=("webhook_called_at",))
+        return
     if is_wide() or any(each["credential"] == "token" for each in found):
         columns = (*_COLUMNS[:2], "credential", *_COLUMNS[2:])
     show_list(found, output, columns=with_domain(columns, found))

@@ -18,6 +18,7 @@ from clustercert.store.clusters.overview import (
     in_projects,
     is_ready,
 )
+from clustercert.store.clusters.registry import silent_clusters
 from clustercert.store.engine.queries import Queries
 
 _certificate, _cluster, _ca = tables.certificate, tables.cluster, tables.client_ca
@@ -45,6 +46,11 @@ class FleetFilter:
         Literal[EnforcementState, "behind"] | None,
         "Only clusters in this state. `behind`: in all states but `verified`.",
     ] = None
+    without_reviews: Annotated[
+        bool,
+        "Only clusters whose API servers never asked the webhook since it was set up, or did not ask it about a known"
+        " use.",
+    ] = False
     rotation: Annotated[
         RotationChoice | None,
         "Only clusters with a running rotation, with a problem, or that can be completed.",
@@ -242,6 +248,10 @@ def _conditions(selected: FleetFilter, now: datetime) -> list[ColumnElement[bool
         (selected.project, _cluster.c.project_id.__eq__),
         (selected.label, _has_label),
         (selected.version, _cluster.c.version.__eq__),
+        (
+            selected.without_reviews or None,
+            lambda _: _cluster.c.id.in_(silent_clusters(also_unused=True)),
+        ),
         (selected.unknown_after, lambda time: _reported(_unknown, _unknown.c.first_seen_at >= time)),
         (
             selected.revoked_use_after,

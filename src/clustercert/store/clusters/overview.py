@@ -17,9 +17,8 @@ from clustercert.model.times import RECENT
 from clustercert.store import tables
 from clustercert.store.certificates.views import certificate_views, is_revoked, view_query
 from clustercert.store.clusters.ca_rotations import OWN_USERS, RUNNING
-from clustercert.store.clusters.registry import is_enforced_inside
+from clustercert.store.clusters.registry import is_enforced_inside, is_silent
 from clustercert.store.engine.queries import Queries
-from clustercert.store.kubernetes.credential_usage import UNREVIEWED_FOR
 
 _certificate, _cluster, _ca = tables.certificate, tables.cluster, tables.client_ca
 _rotation, _request, _unknown = tables.ca_rotation, tables.access_request, tables.unknown_identity
@@ -214,10 +213,9 @@ def enforcement_state(
     The subquery has at most one row for each cluster, with the column `cluster_id`; join it with an outer join. The
     states, of which the first that applies counts:
 
+    - `unreviewed`: the API server did not ask the webhook about a known use of a certificate; see `is_silent`.
     - `none`: no control stops a single certificate. The API server has not called the webhook within a day, the
       cluster's options require neither bindings nor an admission policy, and its credentials are certificates.
-    - `unreviewed`: audit events reported a use of a certificate within the last 10 minutes, but for 20 minutes the API
-      server has not called the webhook, on which the cluster relies.
     - `incomplete`: bindings or an admission policy are set up. A webhook token exists, but the API server has not
       called the webhook within a day. Clusters whose credentials are tokens need no webhook.
     - `unverified`: `clustercert kubernetes verify` has not succeeded within `VERIFICATION_COUNTS`.
@@ -237,12 +235,10 @@ def enforcement_state(
     asked_at, is_inside = contacts.c.asked_at, is_enforced_inside()
     is_not_called = or_(asked_at.is_(None), asked_at < now - RECENT)
     has_webhook_token = and_(contacts.c.cluster_id.is_not(None), _cluster.c.signer != TOKEN_SIGNER)
-    is_used = contacts.c.used_at > now - UNREVIEWED_FOR
-    has_no_reviews = or_(asked_at <= now - 2 * UNREVIEWED_FOR, and_(asked_at.is_(None), ~is_inside))
     verified_at = _cluster.c.verified_at
     states: list[tuple[ColumnElement[bool], EnforcementState]] = [
+        (is_silent(asked_at, contacts.c.used_at), "unreviewed"),
         (and_(is_not_called, ~is_inside), "none"),
-        (and_(is_used, has_no_reviews), "unreviewed"),
         (and_(has_webhook_token, is_not_called), "incomplete"),
         (or_(verified_at.is_(None), verified_at < now - VERIFICATION_COUNTS), "unverified"),
     ]

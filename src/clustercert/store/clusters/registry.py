@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from cryptography import x509
@@ -14,6 +14,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    extract,
     func,
     insert,
     literal,
@@ -382,6 +383,10 @@ def select_named(*columns: ColumnElement[Any]) -> Select[Any]:
     return select(*columns, func.coalesce(name, _cluster.c.name).label("shown_name")).select_from(joined)
 
 
+# API servers cache an answer of the webhook for less than this time, and then ask the webhook again.
+UNREVIEWED_FOR = timedelta(minutes=10)
+
+
 def is_enforced_inside() -> ColumnElement[bool]:
     """Return an SQL condition that matches clusters with bindings, an admission policy, or tokens.
 
@@ -393,6 +398,36 @@ def is_enforced_inside() -> ColumnElement[bool]:
         options["credential_roles"].as_string().is_not(None),
         _cluster.c.signer == TOKEN_SIGNER,
     )
+
+
+def is_silent(asked_at: ColumnElement[datetime], used_at: ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Return an SQL condition that matches clusters whose API server did not ask the webhook about a known use.
+
+    A cluster without uses is quiet, not silent. Uses by members of `system:masters` are unknown here, because API
+    servers don't ask about them. If a cluster enforces revocations without the webhook, it need not ask at all.
+
+    Args:
+        asked_at: when the API server last called the webhook.
+        used_at: when an audit event last reported a use of a certificate.
+    """
+    unasked = extract("epoch", used_at) - extract("epoch", asked_at)
+    never_asked = and_(asked_at.is_(None), used_at.is_not(None), ~is_enforced_inside())
+    return or_(unasked >= UNREVIEWED_FOR.total_seconds(), never_asked)
+
+
+def silent_clusters(*, also_unused: bool = False) -> Select[str]:
+    """Return the query for the ids of the clusters for which `is_silent` holds.
+
+    With `also_unused`, also those that have a webhook token and never asked the webhook, on which they rely, even if no
+    use is known.
+    """
+    token = tables.webhook_token
+    asked_at, used_at = func.max(token.c.last_asked_at), func.max(token.c.last_use_at)
+    condition = is_silent(asked_at, used_at)
+    if also_unused:
+        condition = or_(condition, and_(asked_at.is_(None), ~is_enforced_inside()))
+    joined = select(_cluster.c.id).join(token, token.c.cluster_id == _cluster.c.id)
+    return joined.group_by(_cluster.c.id).having(condition)
 
 
 def options_of(stored: dict[str, Any]) -> ClusterOptions:

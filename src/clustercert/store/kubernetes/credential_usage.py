@@ -39,7 +39,7 @@ from clustercert.store.certificates.views import (
     is_verification,
     view_query,
 )
-from clustercert.store.clusters.registry import is_enforced_inside
+from clustercert.store.clusters.registry import silent_clusters
 from clustercert.store.engine.queries import Queries
 from clustercert.store.engine.transaction import Transaction
 from clustercert.store.kubernetes.use_counts import (
@@ -80,8 +80,6 @@ class Limits:
 LIMITS_OF_EACH = Limits(stored=1000, hourly=100)
 LIMITS_OF_OTHERS = Limits(stored=10_000, hourly=1000)
 
-# API servers cache an answer of the webhook for less than this time, and then ask the webhook again.
-UNREVIEWED_FOR = timedelta(minutes=10)
 # Number of fingerprints stored for an unknown identity, to recognize new certificates.
 KEPT_HASHES = 16
 
@@ -234,23 +232,9 @@ class CredentialUsageQueries(Queries):
             async with self._database.transaction() as connection:
                 await connection.execute(statement, rows)
 
-    async def clusters_without_reviews(self, now: datetime) -> int:
-        """Count clusters where audit events recently reported a use without a webhook call shortly before that use.
-
-        Ignores members of `system:masters`, because API servers don't ask the webhook about them. Also ignores clusters
-        that never called the webhook and enforce revocations by bindings or an admission policy instead.
-        """
-        used, asked = func.max(_token.c.last_use_at), func.max(_token.c.last_asked_at)
-        elsewhere = select(_cluster.c.id).where(is_enforced_inside())
-        needs_reviews = or_(asked.is_not(None), _token.c.cluster_id.not_in(elsewhere))
-        query = (
-            select(used.label("used"), asked.label("asked"))
-            .group_by(_token.c.cluster_id)
-            .having(used > now - UNREVIEWED_FOR, needs_reviews)
-        )
-        return sum(
-            row.asked is None or row.asked <= row.used - UNREVIEWED_FOR for row in await self._rows(query)
-        )
+    async def clusters_without_reviews(self) -> int:
+        """Count the clusters for which `is_silent` holds."""
+        return await self._scalar(select(func.count()).select_from(silent_clusters().subquery())) or 0
 
     async def record_first_use(self, use: Use, event: AuditEvent) -> bool:
         """Record the first use of a certificate, with an event. Returns False if the certificate was used before."""
