@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from clustercert.kubernetes.token_sync import LOOK_SECONDS, MAX_UNKNOWN, UNKNOWN
 from clustercert.model import Actor, CertificateRecord, Cluster
 from clustercert.model.errors import Conflict, RemoteFailed, Unavailable
 from clustercert.model.kubernetes import INSTALLATION_LABEL, MANAGED_BY
+from clustercert.model.times import rfc3339
 from clustercert.model.token_objects import (
     ACCOUNTS_PATH,
     CLUSTER_ROLE_BINDINGS_PATH,
@@ -21,6 +22,7 @@ from clustercert.model.token_objects import (
     role_bindings_path,
 )
 from clustercert.observability import metrics
+from clustercert.store.certificates.revocation_pruning import RevocationPruningQueries
 from clustercert.store.clusters.signing_clusters import SigningClusterQueries, UnknownTokens
 from clustercert.store.engine.database import Database
 from support.credential_ledger import CredentialLedger
@@ -83,6 +85,7 @@ class Scene:
             lambda: self.generation,
             lambda: self.now,
             self.problems,
+            RevocationPruningQueries(database).longest_lifetime,
             clock=lambda: self.clock,
         )
 
@@ -483,6 +486,22 @@ async def test_unknown_credentials_that_expired_do_not_wait(scene: Scene) -> Non
     assert scene.left == {*kept, f"{ACCOUNTS_PATH}/default"}
     await scene.look()
     assert await scene.unknown() == UnknownTokens(count + 1, 0)
+
+
+async def test_no_annotation_keeps_an_unknown_credential_longer_than_any_lifetime(scene: Scene) -> None:
+    await RevocationPruningQueries(scene.ledger.database).note_lifetime(timedelta(hours=8))
+    lasting = [(await scene.issue(recorded=False, not_after=later(10**6)))[1] for _ in range(MAX_UNKNOWN + 1)]
+    for account, *_ in lasting:
+        created: Any = scene.api.objects[account]
+        created["metadata"]["creationTimestamp"] = rfc3339(scene.now)
+    await scene.done()
+    await scene.unknown_for(UNKNOWN_SECONDS)
+    scene.now += timedelta(hours=8) - timedelta(seconds=1)
+    await scene.look()
+    assert scene.left > {path for paths in lasting for path in paths}
+    scene.now += timedelta(seconds=1)
+    await scene.look()
+    assert scene.left == {f"{ACCOUNTS_PATH}/default"}
 
 
 async def test_a_confirmation_is_not_for_more_credentials_than_the_operator_saw(scene: Scene) -> None:

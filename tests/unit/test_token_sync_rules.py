@@ -21,6 +21,7 @@ from clustercert.model.token_objects import (
     binding_number,
 )
 from clustercert.pki.signer import SigningCluster
+from clustercert.policy.lifetime import MAX_LIFETIME
 from clustercert.store.clusters.signing_clusters import SigningClusterQueries, UnknownTokens
 from support.samples import NOW
 from support.token_objects import (
@@ -97,6 +98,10 @@ async def _no_problem(_api: KubeApi, _cluster: Cluster, _installation: str) -> s
     return None
 
 
+async def _longest_lifetime() -> timedelta:
+    return MAX_LIFETIME
+
+
 class TokenClusterMachine(RuleBasedStateMachine):
     """Issues, ends and loses credentials, with leaders that come and go, and an API server that sometimes fails."""
 
@@ -128,6 +133,7 @@ class TokenClusterMachine(RuleBasedStateMachine):
             lambda: self.ledger.generation,
             lambda: self.now,
             _no_problem,
+            _longest_lifetime,
             clock=lambda: self.clock,
         )
 

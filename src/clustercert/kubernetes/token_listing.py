@@ -8,7 +8,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
@@ -70,6 +70,8 @@ class TokenListing:
         has_all_accounts: whether no account is missing in `accounts`.
         not_after: credential number -> when the credential's time is over, as the annotations of its accounts say: the
             latest time; None if an account tells no time.
+        created_at: credential number -> when the API server created the newest of its accounts; None if it tells no
+            time for one of them. Unlike annotations, this time can't be chosen.
     """
 
     bindings: dict[str, list[str]] = field(default_factory=dict)
@@ -80,16 +82,19 @@ class TokenListing:
     failure: ClustercertError | None = None
     has_all_accounts: bool = True
     not_after: dict[str, datetime | None] = field(default_factory=dict)
+    created_at: dict[str, datetime | None] = field(default_factory=dict)
 
     @property
     def numbers(self) -> set[str]:
         """The numbers of all credentials with an object in the cluster."""
         return self.accounts.keys() | self.bindings.keys()
 
-    def is_over(self, number: str, now: datetime) -> bool:
-        """Return whether a credential has accounts, and all these accounts say that the credential has expired."""
-        not_after = self.not_after.get(number)
-        return not_after is not None and not_after <= now
+    def is_over(self, number: str, now: datetime, longest: timedelta) -> bool:
+        """Return whether all accounts of a credential have expired, as they say, or are older than `longest`."""
+        not_after, created_at = self.not_after.get(number), self.created_at.get(number)
+        return (not_after is not None and not_after <= now) or (
+            created_at is not None and now - created_at >= longest
+        )
 
     def add_account(self, item: Mapping[str, Any], installation: str) -> None:
         """Add an account of the namespace of users."""
@@ -97,9 +102,9 @@ class TokenListing:
         number = account_number(name)
         if number is not None and _has_labels(its_labels, installation, number):
             self.accounts.setdefault(number, []).append(f"{ACCOUNTS_PATH}/{name}")
-            until = _not_after(item)
-            before = self.not_after.setdefault(number, until)
-            self.not_after[number] = max(before, until) if before and until else None
+            metadata = item["metadata"]
+            _keep_latest(self.not_after, number, metadata.get("annotations") or {}, NOT_AFTER_ANNOTATION)
+            _keep_latest(self.created_at, number, metadata, "creationTimestamp")
         elif name != _DEFAULT_ACCOUNT:
             if number is not None:
                 self.other_accounts.add(number)
@@ -324,12 +329,16 @@ def _named(item: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     return printable(name, _MAX_NAME), metadata.get("labels") or {}
 
 
-def _not_after(account: Mapping[str, Any]) -> datetime | None:
-    annotations = account["metadata"].get("annotations") or {}
+def _keep_latest(
+    times: dict[str, datetime | None], number: str, fields: Mapping[str, Any], name: str
+) -> None:
+    """Set a credential's time to the latest one of its accounts; to None if one of them has none."""
     try:
-        return parse_rfc3339(annotations[NOT_AFTER_ANNOTATION])
+        time = parse_rfc3339(fields[name])
     except (LookupError, TypeError, ValueError):
-        return None
+        time = None
+    before = times.setdefault(number, time)
+    times[number] = max(before, time) if before and time else None
 
 
 def _has_labels(found: Mapping[str, Any], installation: str, number: str) -> bool:

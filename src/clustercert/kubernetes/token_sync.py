@@ -8,7 +8,7 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -45,7 +45,8 @@ LOOK_SECONDS = 30.0
 # How long to keep a credential that is not in the ledger. Issuing creates its objects before it records the credential.
 UNKNOWN_SECONDS = 60.0
 # If more credentials than this are unknown, and more than half of all, the database may be an old copy. Then they are
-# kept until an operator confirms their deletion, or until the time in the account's annotation.
+# kept until an operator confirms their deletion, until the time in the account's annotation, or until the account is
+# older than the longest lifetime of any credential: a thief of the service's token may write any annotation.
 MAX_UNKNOWN = 10
 # If more credentials than this end at once, all objects of the cluster are listed once.
 _MANY = 500
@@ -95,6 +96,7 @@ class TokenSync:
     Attributes:
         generation: returns a number that is kept in memory and increases with every revocation.
         find_problem: looks for a reason to issue no tokens.
+        longest_lifetime: returns the longest lifetime that any policy has allowed.
         now: returns the current time in UTC.
         clock: returns monotonic seconds.
     """
@@ -106,6 +108,7 @@ class TokenSync:
     generation: Callable[[], int]
     now: Callable[[], datetime]
     find_problem: FindProblem
+    longest_lifetime: Callable[[], Awaitable[timedelta]]
     clock: Callable[[], float] = time.monotonic
     _states: dict[str, _State] = field(default_factory=dict)
 
@@ -224,8 +227,10 @@ class _Work:
         state.unknown = {number: state.unknown.get(number, now) for number in found.numbers - states.keys()}
         late = {number for number, since in state.unknown.items() if now - since >= UNKNOWN_SECONDS}
         # An expired credential can be deleted at once. Somebody who creates many must not delay their deletion.
-        time = self.owner.now()
-        over = {number for number in state.unknown if found.is_over(number, time)}
+        over = set[str]()
+        if state.unknown:
+            time, longest = self.owner.now(), await self.owner.longest_lifetime()
+            over = {number for number in state.unknown if found.is_over(number, time, longest)}
         ended |= late & over
         late -= over
         if await self._waits(late, known=len(states), unknown=len(state.unknown.keys() - over)):

@@ -420,6 +420,7 @@ def _enforcement(components: Components) -> PeriodicWork:
         lambda: generation.value,
         utc_now,
         find_problem,
+        RevocationPruningQueries(database).longest_lifetime,
     )
 
     async def sync(cluster: Cluster) -> None:
