@@ -451,6 +451,17 @@ async def test_a_token_of_another_account_is_refused(site: TokenSite) -> None:
         await site.signer.create_ca(ca_request(site.double, late))
 
 
+async def test_a_first_token_is_not_exchanged_for_an_expired_one(
+    site: TokenSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = first_token(site.double)
+    change_claims(monkeypatch, site.double, other(exp=int(START.timestamp())))
+    with pytest.raises(RemoteFailed, match="token that has already expired"):
+        await site.signer.create_ca(ca_request(site.double, first))
+    with pytest.raises(RemoteFailed, match="token that has already expired"):
+        await site.signer.accept_secret(site.ca, registration_of(site.double), first)
+
+
 async def test_a_token_is_needed(site: TokenSite) -> None:
     with pytest.raises(InvalidRequest, match="signer_token: the signer token needs a token"):
         await site.signer.create_ca(ca_request(site.double, None))

@@ -168,12 +168,7 @@ class AccountConnections(Generic[T]):
             return
         self._renew_after[ca.id] = time.monotonic() + RENEWAL_PAUSE_SECONDS
         try:
-            token = await new_token(connection.api, connection.token, self.token_lifetime)
-            if token.expires_at <= self.now():
-                raise RemoteFailed(
-                    "The cluster's API server sent a token that has already expired. Tell the operator to"
-                    " check the cluster."
-                )
+            token = await new_token(connection.api, connection.token, self.token_lifetime, self.now())
             sealed = await self.sealed(ca.id, token)
             # If another worker was faster, the next request reads that worker's token.
             if await self.clusters.exchange_secret(ca.id, before, sealed):

@@ -101,10 +101,10 @@ async def request_token(api: KubeApi, namespace: str, name: str, lifetime: timed
     return token if isinstance(token, str) else ""
 
 
-async def new_token(api: KubeApi, account: AccountToken, lifetime: timedelta) -> AccountToken:
+async def new_token(api: KubeApi, account: AccountToken, lifetime: timedelta, now: datetime) -> AccountToken:
     """Request another token for the same account. The API server may shorten the lifetime.
 
-    Raises ApiServerRefused, RemoteFailed or Unavailable.
+    Raises ApiServerRefused, RemoteFailed or Unavailable. Also raises RemoteFailed if the new token has expired.
     """
     text = await request_token(api, account.namespace, account.name, lifetime)
     try:
@@ -117,6 +117,11 @@ async def new_token(api: KubeApi, account: AccountToken, lifetime: timedelta) ->
     if (renewed.username, renewed.uid) != (account.username, account.uid):
         raise RemoteFailed(
             "The cluster's API server sent a token for another account. Tell the operator to check the cluster."
+        )
+    if renewed.expires_at <= now:
+        raise RemoteFailed(
+            "The cluster's API server sent a token that has already expired. Tell the operator to check the cluster's"
+            " clock."
         )
     return renewed
 

@@ -266,7 +266,7 @@ class CsrApiSigner:
                     certificate = await self._signed_test(api, token, requests, cas)
                     if certificate is None:
                         raise InvalidRequest(_UNTRUSTED if bundle else _UNKNOWN_CA)
-                    return certificate, await new_token(api, token, self.token_lifetime)
+                    return certificate, await new_token(api, token, self.token_lifetime, self.now())
             finally:
                 await requests.close()
 

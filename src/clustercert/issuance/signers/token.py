@@ -252,7 +252,7 @@ class TokenSigner:
                 problem = await self.look(api, registration, installation)
                 if problem is not None:
                     raise InvalidRequest(f"signer: {problem}")
-                return await new_token(api, token, self.token_lifetime)
+                return await new_token(api, token, self.token_lifetime, self.now())
 
 
 class LimitedTokenSigner(LimitedSigner):
