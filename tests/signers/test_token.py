@@ -384,6 +384,17 @@ async def test_ending_deletes_only_objects_with_the_names_of_the_credential(site
     assert await site.left() == ["another"]
 
 
+async def test_bindings_are_found_behind_many_others_with_the_same_labels(site: TokenSite) -> None:
+    order = site.order()
+    await site.signer.issue_token(order)
+    own = next(each for each in bindings_in(site.double) if each["kind"] == "RoleBinding")
+    for index in range(60):
+        copy = {**own, "metadata": {"name": f"a-{index}", "labels": own["metadata"]["labels"]}}
+        site.double.storage.create(kinds.ROLE_BINDINGS, "blue", copy)
+    await site.signer.end_token(site.cluster, order.number)
+    assert not [each for each in bindings_in(site.double) if order.number in each["metadata"]["name"]]
+
+
 async def test_the_account_ends_also_if_a_binding_can_not_be_deleted(
     site: TokenSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

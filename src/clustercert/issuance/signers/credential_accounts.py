@@ -47,6 +47,8 @@ _MAX_OBJECT_BYTES = 64 * 1024
 _MAX_LIST_BYTES = 1024 * 1024
 _MAX_UID = 128
 _MAX_LISTED = 50
+# Others may create objects with the labels of a credential in their namespaces.
+_MAX_PAGES = 20
 _MAX_CALLS = 8
 _CLOSE_SECONDS = 5.0
 
@@ -146,9 +148,18 @@ async def delete_account(api: KubeApi, installation: str, number: str, namespace
     async def delete_in(path: str, *, is_account: bool = False) -> None:
         number_of = account_number if is_account else binding_number
         async with slots:
-            for name in _names(await api.get(path, selected, max_bytes=_MAX_LIST_BYTES)):
-                if number_of(name) == number:
-                    await api.delete(f"{path}/{segment(name)}")
+            following = dict[str, str]()
+            for _ in range(_MAX_PAGES):
+                page = await api.get(path, {**selected, **following}, max_bytes=_MAX_LIST_BYTES)
+                for name in _names(page):
+                    if number_of(name) == number:
+                        await api.delete(f"{path}/{segment(name)}")
+                metadata = page.get("metadata")
+                after = metadata.get("continue") if isinstance(metadata, dict) else None
+                if not after:
+                    return
+                following = {"continue": str(after)}
+            raise RemoteFailed("The cluster has too many objects with the labels of one credential.")
 
     paths = [CLUSTER_ROLE_BINDINGS_PATH, *map(role_bindings_path, sorted(set(namespaces)))]
     failures = [*await _failures(delete_in(path) for path in paths)]
