@@ -21,7 +21,7 @@ WARM_UP_SECONDS = 1
 MODES: dict[str, Callable[[Who], list[bytes]]] = {
     "POST, token": traffic.with_token,
     "POST, AK/SK": traffic.signed,
-    "POST, AK/SK, each another signature": lambda who: traffic.signed_at_many_times(who, SIGNATURES),
+    "POST, AK/SK, a new signature each time": lambda who: traffic.signed_at_many_times(who, SIGNATURES),
     "POST, CSR": traffic.with_csr,
     "GET list": traffic.listing,
     "GET show": traffic.showing,

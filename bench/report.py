@@ -100,7 +100,7 @@ def _peers(measured: Measured) -> str:
     ]
     heads = ("server", "rate, compared with clustercert", "errors")
     conditions = (
-        f"Measured on {peers['measured']}: medians of {peers['rounds']} rounds of {peers['seconds']:.0f} s by turns. "
+        f"Measured on {peers['measured']}: medians of {peers['rounds']} alternating rounds of {peers['seconds']:.0f} s. "
         f"The load average before was {peers['load_average']:.1f}."
     )
     return f"{markdown(heads, rows)}\n\n{conditions}"
