@@ -100,8 +100,8 @@ def _peers(measured: Measured) -> str:
     ]
     heads = ("server", "rate, compared with clustercert", "errors")
     conditions = (
-        f"Measured on {peers['measured']}: medians of {peers['rounds']} alternating rounds of {peers['seconds']:.0f} s. "
-        f"The load average before was {peers['load_average']:.1f}."
+        f"Measured on {peers['measured']}: medians of {peers['rounds']} alternating rounds of"
+        f" {peers['seconds']:.0f} s. The load average before was {peers['load_average']:.1f}."
     )
     return f"{markdown(heads, rows)}\n\n{conditions}"
 
