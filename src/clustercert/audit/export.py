@@ -228,9 +228,8 @@ class Exporter:
             verify_consistency(earlier.size, earlier.root, head.size, head.root, proof)
         except (NoteError, ProofError, UnicodeDecodeError) as error:
             raise LogDamaged(
-                f"The log in the database does not extend the log that was exported to {folder}: {error}."
-                " Keep that "
-                "folder as evidence. Export to a different folder, and verify both exports."
+                f"The log in the database does not extend the log that was exported to {folder}: {error}. Keep that"
+                " folder as evidence. Export to a different folder, and verify both exports."
             ) from error
         return earlier.size
 

@@ -61,10 +61,8 @@ class Retention:
         marker = self._marker(str(place), why, actor)
         if not await self.queries.delete(marker, only=place):
             raise NotFound(
-                f"There is no event {place} that can be erased. The event may have been deleted already."
-                " Deletion"
-                " events "
-                "can't be erased."
+                f"There is no event {place} that can be erased. The event may have been deleted already. Deletion"
+                " events can't be erased."
             )
 
     def _marker(

@@ -65,8 +65,7 @@ class IdentitySettings(Section):
             methods = KEYSTONE_METHODS if keystone is not None else ("oidc",)
         if caller.auth_method not in methods:
             return "auth_method", (
-                f"callers of {caller.issuer} don't authenticate by {caller.auth_method}; write"
-                f" {', '.join(methods)}"
+                f"callers of {caller.issuer} don't authenticate by {caller.auth_method}; write {', '.join(methods)}"
             )
         if issuer is not None:
             return _name_fault(caller, issuer.name, f"{issuer.name}/alice" if issuer.prefix_names else None)

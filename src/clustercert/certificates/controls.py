@@ -64,10 +64,8 @@ _TOKEN_EXPIRY = Control(
     does_not_stop="Any use before not_after.",
 )
 ACCOUNT_WITHIN = (
-    "The token loses its rights in about 2 seconds, while this service reaches the API server to delete the"
-    " token's"
-    " bindings. At most 10 seconds after the service account is deleted, the API server refuses the token"
-    " itself. This"
+    "The token loses its rights in about 2 seconds, while this service reaches the API server to delete the token's"
+    " bindings. At most 10 seconds after the service account is deleted, the API server refuses the token itself. This"
     " needs no webhook."
 )
 """How fast the revocation of a token takes effect."""
@@ -128,8 +126,7 @@ def _webhook(cluster: "Cluster", calls: Sequence[datetime | None], now: datetime
         else f"A webhook token exists, but the API server has {since}. Install the files that `clustercert kubernetes"
         " setup` wrote, and check them with `clustercert kubernetes verify`.",
         within=f"Within {REVOCATION_NOTICED_AFTER + cached} seconds: this service notices a revocation within"
-        f" {REVOCATION_NOTICED_AFTER} second, and the registered unauthorizedTTL of the webhook is {cached}"
-        " seconds.",
+        f" {REVOCATION_NOTICED_AFTER} second, and the registered unauthorizedTTL of the webhook is {cached} seconds.",
         does_not_stop="Members of system:masters: the API server never calls the webhook for these users. While the"
         " webhook does not answer, its failurePolicy decides.",
         within_seconds=REVOCATION_NOTICED_AFTER + cached,
@@ -138,14 +135,12 @@ def _webhook(cluster: "Cluster", calls: Sequence[datetime | None], now: datetime
 
 RESIDUAL_RISKS = (
     (
-        "An open watch continues until its own time-out, usually 30 to 60 minutes, even after a revocation,"
-        " the removal"
-        " of the CA or the certificate's expiry. Running exec, attach and port-forward sessions may continue"
+        "An open watch continues until its own time-out, usually 30 to 60 minutes, even after a revocation, the"
+        " removal of the CA or the certificate's expiry. Running exec, attach and port-forward sessions may continue"
         " too."
     ),
     (
-        "A service-account token that the holder created is valid until it expires, with all rights of its"
-        " service"
+        "A service-account token that the holder created is valid until it expires, with all rights of its service"
         " account. Look for RoleBindings and ClusterRoleBindings that the holder created, and delete them."
     ),
     (
@@ -153,19 +148,15 @@ RESIDUAL_RISKS = (
         " does not see the certificate behind an impersonated request."
     ),
     (
-        "A certificate from the cluster's own certificates API, which the holder requested and approved, is"
-        " valid until"
-        " it expires, a year by default. Find approvals by the event cluster_certificates.approved, or in"
-        " the API"
-        " server's audit log: verbs update and patch of certificatesigningrequests/approval. The cluster"
-        " itself can't"
-        " revoke such a certificate: remove the permissions of its user name and groups."
+        "A certificate from the cluster's own certificates API, which the holder requested and approved, is valid"
+        " until it expires, a year by default. Find approvals by the event cluster_certificates.approved, or in the"
+        " API server's audit log: verbs update and patch of certificatesigningrequests/approval. The cluster itself"
+        " can't revoke such a certificate: remove the permissions of its user name and groups."
     ),
     "The user's other certificates stay valid: to stop all of them, revoke the user in the cluster.",
     (
-        "Credentials from other issuers (other CAs in the bundle, tokens, service accounts) are listed here"
-        " only if the"
-        " webhook or the audit events reported their certificates."
+        "Credentials from other issuers (other CAs in the bundle, tokens, service accounts) are listed here only if"
+        " the webhook or the audit events reported their certificates."
     ),
 )
 
@@ -176,24 +167,20 @@ def residual_risks(cluster: "Cluster") -> tuple[str, ...]:
         return RESIDUAL_RISKS
     return (
         (
-            "An open watch continues until its own time-out, usually 30 to 60 minutes, even after a"
-            " revocation or the"
+            "An open watch continues until its own time-out, usually 30 to 60 minutes, even after a revocation or the"
             " token's expiry. Running exec, attach and port-forward sessions may continue too."
         ),
         *_kept_by_holders(cluster),
         (
-            "Users who may impersonate the service accounts in clustercert-users can act as these accounts"
-            " until the"
+            "Users who may impersonate the service accounts in clustercert-users can act as these accounts until the"
             " accounts are deleted. `clustercert kubernetes verify` names such users."
         ),
         (
-            "While this service does not run or does not reach the API server, it deletes no bindings and"
-            " accounts. A"
+            "While this service does not run or does not reach the API server, it deletes no bindings and accounts. A"
             " revoked token then works until the token expires."
         ),
         (
-            "Bindings and tokens that people created in the cluster themselves are not listed here, and this"
-            " service"
+            "Bindings and tokens that people created in the cluster themselves are not listed here, and this service"
             " deletes none of them. Look for RoleBindings and ClusterRoleBindings that the holder created."
         ),
         "The user's other credentials stay valid: to stop all of them, revoke the user in the cluster.",
@@ -223,8 +210,7 @@ def use_of_tokens_not_seen(events: Sequence[datetime | None], now: datetime) -> 
     if use_not_seen(events, now) is None:
         return None
     return (
-        "Uses of tokens are not seen: the API server sends this service no audit events. If you can get the"
-        " cluster's"
+        "Uses of tokens are not seen: the API server sends this service no audit events. If you can get the cluster's"
         " audit log, read it with `clustercert kubernetes import-audit-log`."
     )
 
@@ -245,7 +231,6 @@ def use_not_seen(events: Sequence[datetime | None], now: datetime) -> str | None
     else:
         reason = f"the API server has sent no audit events since {rfc3339(last)}"
     return (
-        f"Use after a revocation is not seen: {reason}. Set up the cluster's audit webhook with the files"
-        " that `clustercert kubernetes setup` writes. An API server sends audit events about every 30"
-        " seconds."
+        f"Use after a revocation is not seen: {reason}. Set up the cluster's audit webhook with the files that"
+        " `clustercert kubernetes setup` writes. An API server sends audit events about every 30 seconds."
     )

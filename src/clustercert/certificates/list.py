@@ -21,8 +21,7 @@ from clustercert.store.certificates.views import CertificateView, VisibleCertifi
 from clustercert.store.clusters.registry import ClusterLookup, require_cluster
 
 ONLY_READERS = (
-    "Only operators and auditors can see the certificates of all projects. Request only your own (own=true),"
-    " or name a"
+    "Only operators and auditors can see the certificates of all projects. Request only your own (own=true), or name a"
     " project."
 )
 

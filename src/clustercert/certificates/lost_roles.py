@@ -68,8 +68,7 @@ class LostRoles:
         lost = await self.queries.of_deleted_group(group_id, limit=MAX_PAIRS + 1)
         if max(len(lost.user_ids or ()), len(lost.project_ids or ())) > MAX_PAIRS:
             raise Conflict(
-                f"The group has more than {MAX_PAIRS} members or projects. Keep the certificates, and revoke"
-                " all"
+                f"The group has more than {MAX_PAIRS} members or projects. Keep the certificates, and revoke all"
                 " certificates of each cluster instead."
             )
         return lost
@@ -83,8 +82,7 @@ class LostRoles:
         live = await self._live(lost)
         if len(live) > MAX_PAIRS:
             raise Conflict(
-                f"The users' certificates are for more than {MAX_PAIRS} pairs of a user and a cluster. Keep"
-                " the"
+                f"The users' certificates are for more than {MAX_PAIRS} pairs of a user and a cluster. Keep the"
                 " certificates, and revoke all certificates of each cluster instead."
             )
         return live

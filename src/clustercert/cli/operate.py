@@ -514,8 +514,7 @@ def serve(
         ServerRole,
         typer.Option(
             help="Which requests this process serves: all requests, only requests from clients, or only "
-            "requests from API servers. With `webhook`, the process listens at the address in the "
-            "settings [webhook]."
+            "requests from API servers. With `webhook`, the process listens at the address in the settings [webhook]."
         ),
     ] = "all",
     host: Annotated[

@@ -238,9 +238,8 @@ def _check_options(options: ClusterOptions) -> None:
     _check_roles(options.credential_roles or {})
     if options.discover_api_servers and not options.admission and options.credential_roles is None:
         raise InvalidRequest(
-            "discover_api_servers: the service has no access to this cluster, so the service can't read the"
-            " addresses. Set this field to false and list the addresses in api_servers, or set up admission or"
-            " credential_roles."
+            "discover_api_servers: the service has no access to this cluster, so the service can't read the addresses."
+            " Set this field to false and list the addresses in api_servers, or set up admission or credential_roles."
         )
 
 

@@ -31,11 +31,9 @@ REFUSES = (
     " a binding. `writes`: only requests that write."
 )
 WITHIN_SECONDS = (
-    "How long after a revocation the API server should refuse these requests: with the webhook, a second"
-    " more than the"
-    " cluster's `unauthorized_ttl_seconds`; with the other controls, while this service reaches the API"
-    " server. Null if"
-    " the API server refuses none."
+    "How long after a revocation the API server should refuse these requests: with the webhook, a second more than the"
+    " cluster's `unauthorized_ttl_seconds`; with the other controls, while this service reaches the API server. Null"
+    " if the API server refuses none."
 )
 
 
@@ -59,10 +57,8 @@ class CredentialBody(ResponseBody):
     refusal: RefusalState | None = Field(
         validation_alias=AliasPath("end", "refusal"),
         description="Whether a refusal was seen; null if the certificate is not revoked. `used`: an API server"
-        " allowed a request after the revocation. `refused`: the webhook told the API server to refuse a"
-        " request."
-        " `expected`: a control should stop the certificate, but nothing was seen yet. `only_writes`: the"
-        " same for"
+        " allowed a request after the revocation. `refused`: the webhook told the API server to refuse a request."
+        " `expected`: a control should stop the certificate, but nothing was seen yet. `only_writes`: the same for"
         " writes, and the API server accepts reads. `none`: nothing stops the certificate before it expires.",
     )
     refused_at: Time | None = Field(validation_alias=AliasPath("end", "refused_at"), description=REFUSED_AT)

@@ -156,9 +156,8 @@ class AccessRequestBody(ResponseBody):
     id: str
     state: AccessRequestState = Field(
         description="`pending`: waits for approvals, not used. `approved`: not used yet. `active`: certificates were"
-        " issued. `denied`. `expired`: not approved or not used in time. `ended`: ended early. `finished`:"
-        " its"
-        " time was over."
+        " issued. `denied`. `expired`: not approved or not used in time. `ended`: ended early. `finished`: its time"
+        " was over."
     )
     label: str = Field(description="The state in a few words, such as `active, not approved`.")
     severity: RequestSeverity = Field(
@@ -180,9 +179,8 @@ class AccessRequestBody(ResponseBody):
     user: NamedBody = Field(description="The user who asks for the access; the name with the domain.")
     user_entitled: bool | None = Field(
         description="Whether the user's present roles and groups still meet the conditions of the rule. Null if"
-        " this is unknown: for users of OIDC issuers and Keystone, whose roles the service learns only from"
-        " their"
-        " own requests, and for closed requests and removed clusters."
+        " this is unknown: for users of OIDC issuers and Keystone, whose roles the service learns only from their own"
+        " requests, and for closed requests and removed clusters."
     )
     groups: list[str]
     rule: str

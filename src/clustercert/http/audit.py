@@ -121,9 +121,8 @@ class EventListBody(BaseModel):
     names: Names
     verifications: list[int] = Field(
         description="The leaf indexes of the events in this page that `clustercert kubernetes verify` caused by"
-        " issuing, altering and revoking its own certificates. Events about certificates that were deleted"
-        " from"
-        " the ledger are not included."
+        " issuing, altering and revoking its own certificates. Events about certificates that were deleted from the"
+        " ledger are not included."
     )
     next: str | None = Field(
         description="The cursor of the next page; null on the last page. A page scans at most 5000 events, so"
@@ -399,7 +398,6 @@ def _leaf_index(text: str) -> int:
     return row_number(
         text,
         NotFound(
-            "There is no such event. Check the leaf index. The event may have been deleted, or may not be"
-            " sealed yet."
+            "There is no such event. Check the leaf index. The event may have been deleted, or may not be sealed yet."
         ),
     )

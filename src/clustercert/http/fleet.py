@@ -31,8 +31,7 @@ class HoldersBody(ResponseBody):
     people: int = Field(description="Users with a live certificate that they got after a login.")
     machines: int = Field(
         description="Users with a live certificate that they got with an access key, an application credential of"
-        " Keystone, or a token of an issuer with the preset `kubernetes`, `github` or `gitlab`. Machines of"
-        " other"
+        " Keystone, or a token of an issuer with the preset `kubernetes`, `github` or `gitlab`. Machines of other"
         " issuers count as people."
     )
 

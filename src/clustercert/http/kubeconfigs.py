@@ -87,8 +87,7 @@ async def show_kubeconfig(
     address = first_address(addresses, VERIFIED)
     if address is None:
         raise Conflict(
-            "The cluster has no address whose certificate kubectl can check. `clustercert kubeconfig merge"
-            " --insecure`"
+            "The cluster has no address whose certificate kubectl can check. `clustercert kubeconfig merge --insecure`"
             " skips the check, if the network is protected in another way."
         )
     ref = ClusterRef(

@@ -67,8 +67,7 @@ async def show_metrics(request: Request, services: ServicesDep) -> Response:
     trusted = options.metrics_public or (options.metrics_loopback and _from_loopback(request))
     if not (trusted or _has_token(request, options.metrics_token)):
         raise Forbidden(
-            "Reading the metrics requires the metrics token (Authorization: Bearer), which is set in"
-            " metrics.token."
+            "Reading the metrics requires the metrics token (Authorization: Bearer), which is set in metrics.token."
         )
     # If the database is down, the workers' own metrics are needed most, so they are still returned.
     with contextlib.suppress(Unavailable):
@@ -128,8 +127,7 @@ def _swagger_ui() -> Path:
         from swagger_ui_bundle import swagger_ui_path  # noqa: PLC0415 - an optional dependency
     except ImportError:
         raise NoSuchRoute(
-            "Swagger UI is not installed here. Read /openapi.json, or ask an operator of this service to"
-            " install the"
+            "Swagger UI is not installed here. Read /openapi.json, or ask an operator of this service to install the"
             " extra docs of clustercert."
         ) from None
     return Path(str(swagger_ui_path))

@@ -136,8 +136,7 @@ class ExplainParameters(BaseModel):
     auth_method: Method | None = Field(
         default=None,
         description="The method by which the user logs in. By default, for the caller, the method of this request; for"
-        " users of an OIDC issuer or Keystone, the method of their last recorded request; for other users,"
-        " `token`.",
+        " users of an OIDC issuer or Keystone, the method of their last recorded request; for other users, `token`.",
     )
     source: Address | None = Field(
         default=None,
@@ -226,8 +225,7 @@ class RuleBody(ResponseBody):
     )
     groups: list[str] = Field(
         description="The Kubernetes groups that the rule adds to the certificate; empty if the rule does not"
-        " grant. If the"
-        " outcome is `offers`, the groups that can be requested."
+        " grant. If the outcome is `offers`, the groups that can be requested."
     )
     denies: bool = Field(description="Whether the rule denies requests, instead of giving groups.")
     offer: OfferBody | None = Field(description="The terms of the offer, if the outcome is `offers`.")
@@ -325,8 +323,7 @@ class ExplanationBody(ResponseBody):
     complete: bool = Field(
         validation_alias="is_complete",
         description="False for callers other than operators and auditors: such callers see only rules that"
-        " the user meets, or"
-        " would meet with a different request or different roles.",
+        " the user meets, or would meet with a different request or different roles.",
     )
     nearest: NearestRuleBody | None = Field(
         validation_alias=AliasPath("explanation", "nearest"),

@@ -65,10 +65,8 @@ class ReachableClusterBody(ResponseBody):
     client_ca_key_id: Annotated[Hex | None, BeforeValidator(_key_identifier)] = Field(
         validation_alias=AliasPath("client_ca", "certificate"),
         description="The authority key identifier of the certificates that the cluster's client CA signs now,"
-        " lower-case hex. A certificate with another identifier comes from a CA that is being replaced. Null"
-        " if users"
-        " get"
-        " tokens.",
+        " lower-case hex. A certificate with another identifier comes from a CA that is being replaced. Null if users"
+        " get tokens.",
     )
     created_at: Time
     updated_at: Time

@@ -80,8 +80,7 @@ class RevokeWithKeyRequest(RevokeRequest):
 
     signature: str = Field(
         description="Base64 signature by the certificate's key (ECDSA or RSA PKCS#1 v1.5 with SHA-256, or"
-        " Ed25519) over `clustercert revoke v1`, the service's name and the fingerprint, each followed by a"
-        " line"
+        " Ed25519) over `clustercert revoke v1`, the service's name and the fingerprint, each followed by a line"
         " feed.",
         json_schema_extra={"minLength": 1, "maxLength": MAX_SIGNATURE},
     )
@@ -147,9 +146,8 @@ class RevokedBody(RevocationBody):
 
     enforced_by: list[str] | None = Field(
         description="The fast controls that are set up in the cluster; for a single certificate, only the controls"
-        " that can stop this certificate. If the list is empty, the API server accepts revoked certificates"
-        " until"
-        " they expire. Null if the revocation is for all clusters, or if the cluster was removed."
+        " that can stop this certificate. If the list is empty, the API server accepts revoked certificates until they"
+        " expire. Null if the revocation is for all clusters, or if the cluster was removed."
     )
     refuses: RefusedRequests | None = Field(description=f"{REFUSES} Null if `enforced_by` is null.")
     within_seconds: int | None = Field(description=WITHIN_SECONDS)

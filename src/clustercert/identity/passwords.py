@@ -243,8 +243,7 @@ class Passwords:
         raw = _bytes(password)
         if raw is None or len(password) < MIN_PASSWORD_CHARACTERS:
             raise InvalidRequest(
-                f"password: it must have at least {MIN_PASSWORD_CHARACTERS} characters and at most"
-                f" {MAX_BYTES} bytes."
+                f"password: it must have at least {MIN_PASSWORD_CHARACTERS} characters and at most {MAX_BYTES} bytes."
             )
         return await self._in_turn(lambda: self._hasher.hash(raw))
 

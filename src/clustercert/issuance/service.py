@@ -63,9 +63,8 @@ _OTHER_KIND: Mapping[CredentialKind, str] = {
         " certificate."
     ),
     "token": (
-        "This cluster's credentials are tokens of service accounts, for which clients of the cloud have no"
-        " field. Get a token with `clustercert kubeconfig get`, or send credential token in the body of"
-        " POST."
+        "This cluster's credentials are tokens of service accounts, for which clients of the cloud have no field. Get"
+        " a token with `clustercert kubeconfig get`, or send credential token in the body of POST."
     ),
 }
 

@@ -154,10 +154,9 @@ def require_ours(found: JsonObject, document: JsonObject) -> None:
     wanted, present = (labels_of(each).get(INSTALLATION_LABEL) for each in (document, found))
     if wanted is not None and wanted != present:
         raise ForeignObject(
-            f"The {reference} belongs to another installation of clustercert ({present or 'unknown'}; this one is "
-            f"{wanted}). Only one installation can use a cluster. Remove the cluster from the other installation"
-            " first, with `clustercert "
-            "kubernetes remove`."
+            f"The {reference} belongs to another installation of clustercert ({present or 'unknown'}; this one is"
+            f" {wanted}). Only one installation can use a cluster. Remove the cluster from the other installation"
+            " first, with `clustercert kubernetes remove`."
         )
 
 

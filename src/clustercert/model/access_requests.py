@@ -257,10 +257,7 @@ class AccessRequest:
             why = "An approver has denied this user such access within the last 24 hours."
             refusals.append(EarlyUseRefusal(why, max(denials) + EARLY_USE_PERIOD))
         if len(uses) >= limit:
-            why = (
-                f"This user has reached the rule's limit for such uses before an approval: {limit} within 24"
-                " hours."
-            )
+            why = f"This user has reached the rule's limit for such uses before an approval: {limit} within 24 hours."
             refusals.append(EarlyUseRefusal(why, uses[-limit] + EARLY_USE_PERIOD))
         return max(refusals, key=lambda each: each.until, default=None)
 

@@ -126,8 +126,7 @@ class ClusterOptions:
     pin_components: Annotated[
         bool,
         Property(
-            "Whether the mode known-only denies certificates with exempt names if pins lacks their"
-            " fingerprints."
+            "Whether the mode known-only denies certificates with exempt names if pins lacks their fingerprints."
         ),
     ] = False
     listed_masters: Annotated[
@@ -136,16 +135,14 @@ class ClusterOptions:
     credential_roles: Annotated[
         Mapping[str, str] | None,
         Property(
-            "Maps names of policy rules to the ClusterRole to which each certificate of the rule is bound."
-            " Only for"
+            "Maps names of policy rules to the ClusterRole to which each certificate of the rule is bound. Only for"
             " operators."
         ),
     ] = None
     discover_api_servers: Annotated[
         bool,
         Property(
-            "Whether a new client CA is proved at the addresses in the cluster's EndpointSlices, if"
-            " api_servers is"
+            "Whether a new client CA is proved at the addresses in the cluster's EndpointSlices, if api_servers is"
             " empty. Needs admission or credential_roles. Only for operators."
         ),
     ] = False
@@ -198,8 +195,7 @@ class Registration:
     api_servers: Annotated[
         tuple[str, ...],
         Property(
-            "The address of each API server, where a new client CA is proved before it signs. Only for"
-            " operators."
+            "The address of each API server, where a new client CA is proved before it signs. Only for operators."
         ),
     ] = ()
     version: Annotated[str, Property("Kubernetes version, such as v1.32, for display.")] = ""

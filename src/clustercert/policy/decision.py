@@ -358,8 +358,7 @@ def _with_access(match: Match, own: Mapping[str, str], access: RequestedAccess, 
     """
     if (clause := own.get(access.rule)) is not None:
         raise Forbidden(
-            f"The policy's rule {access.rule} does not offer you this access now. The rule needs:"
-            f" {shortened(clause)}.",
+            f"The policy's rule {access.rule} does not offer you this access now. The rule needs: {shortened(clause)}.",
             trace=trace,
         )
     message = _access_refusal(match.offers, access)

@@ -363,8 +363,7 @@ def credential_rule_problem(names: Collection[str], policy: PolicySettings) -> s
         return f"The policy has no rule {', '.join(sorted(unknown))}. Correct the name, or add the rule to the policy."
     if by_position := set(names) & positional_names(policy):
         return (
-            f"The name {min(by_position)} depends on the rule's position, so a change of the policy could"
-            " give the"
+            f"The name {min(by_position)} depends on the rule's position, so a change of the policy could give the"
             " rule's ClusterRole to other users. Set the rule's name in [[policy.rules]]."
         )
     return None

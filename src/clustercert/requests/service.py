@@ -226,8 +226,7 @@ class AccessRequests:
             raise no_such_request()
         if request.cluster_id != cluster.id:
             raise Conflict(
-                f"The access request is for the cluster {request.project_name}/{request.cluster_name}, not"
-                " for"
+                f"The access request is for the cluster {request.project_name}/{request.cluster_name}, not for"
                 f" {cluster.shown_name}."
             )
         access = request.lapsed(now).access(now)
@@ -294,8 +293,7 @@ class AccessRequests:
         cluster = await self.clusters.reachable(cluster_id, projects)
         if cluster is None:
             raise NotFound(
-                "There is no such cluster in a project in which your token gives you a role. Check the"
-                " cluster's id,"
+                "There is no such cluster in a project in which your token gives you a role. Check the cluster's id,"
                 " and the project of your token."
             )
         return cluster
@@ -359,8 +357,7 @@ class AccessRequests:
         """Return the error for a caller, given with all roles, who may see the request, but not decide about it."""
         if self._met(everywhere, request):
             return Forbidden(
-                f"Your token is not for the request's project ({request.project_id}), so it can't decide"
-                " about this"
+                f"Your token is not for the request's project ({request.project_id}), so it can't decide about this"
                 " request. Log in to this project."
             )
         needed = "; ".join(request.conditions)

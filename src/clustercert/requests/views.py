@@ -46,8 +46,7 @@ class SeenRequest:
         if self.is_user_entitled is not False:
             return then
         return (
-            f"The user does not meet the conditions of the rule {self.request.rule} any more, and gets no"
-            " certificate."
+            f"The user does not meet the conditions of the rule {self.request.rule} any more, and gets no certificate."
             f" {then}"
         )
 
@@ -172,8 +171,7 @@ def _end(request: AccessRequest) -> str:
     by = f" by {request.closed_by}" if request.closed_by is not None else ""
     why = f": {request.closed_why}" if request.closed_why is not None else ""
     decide = (
-        f" This use before the approval waits for {_missing(request)}. An approval does not give the access"
-        " again, but the user may use such access again before an approval. A denial forbids such use for a"
-        " day."
+        f" This use before the approval waits for {_missing(request)}. An approval does not give the access again, but"
+        " the user may use such access again before an approval. A denial forbids such use for a day."
     )
     return f"{how}{by}{why}.{decide if request.open_part is not None else ''}"

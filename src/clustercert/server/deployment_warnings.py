@@ -185,9 +185,8 @@ async def _missing_names(settings: Settings, database: "Database") -> AsyncItera
     for authority in settings.identity.authorities:
         if missing := await federation.missing_names(authority):
             yield (
-                f"The settings of the issuer {authority.name} name objects that do not exist: "
-                f"{_listed(missing)}. These names give users nothing. Correct [identity], or create these "
-                "objects."
+                f"The settings of the issuer {authority.name} name objects that do not exist: {_listed(missing)}. These"
+                " names give users nothing. Correct [identity], or create these objects."
             )
 
 

@@ -574,8 +574,7 @@ def _metrics_folder() -> Iterator[Path]:
     except OSError as error:
         raise ClustercertError(
             "Several workers need a folder for temporary files, but no such folder is writable. Make /tmp writable,"
-            " such as with"
-            " a tmpfs, or set server.workers to 1."
+            " such as with a tmpfs, or set server.workers to 1."
         ) from error
     with created as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder

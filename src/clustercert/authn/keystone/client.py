@@ -355,8 +355,7 @@ def _named(keystone: Keystone, name: str, domain: DomainReference, user_id: str)
     for text in (name, domain.name):
         if invisible_problem(text) or len(text.encode()) > MAX_NAME_BYTES:
             raise Unauthenticated(
-                f"a name has invisible characters, is not in Unicode NFC, or has more than {MAX_NAME_BYTES}"
-                " bytes:"
+                f"a name has invisible characters, is not in Unicode NFC, or has more than {MAX_NAME_BYTES} bytes:"
                 f" {text[:64]!a}",
                 known=user_id,
             )

@@ -205,8 +205,7 @@ class Keystone(Section):
         if self.access_keys and self.service.application_credential_id is not None:
             # With an application credential, Keystone answers "Delegated tokens cannot access credentials directly."
             raise RuleFault(
-                "an application credential can't read EC2 credentials: set access_keys = false, or log in as"
-                " a user",
+                "an application credential can't read EC2 credentials: set access_keys = false, or log in as a user",
                 "access_keys",
             )
         return self

@@ -82,9 +82,8 @@ def _check_overage(claim: str, claims: JsonObject) -> None:
         raise TokenRefused(
             "groups",
             "a reference to the groups instead of the groups",
-            "all groups in the token. The user is in too many groups: configure the issuer to send only"
-            " groups that are"
-            " assigned to the application, or use the application's roles",
+            "all groups in the token. The user is in too many groups: configure the issuer to send only groups that"
+            " are assigned to the application, or use the application's roles",
         )
 
 

@@ -193,10 +193,8 @@ class IssuerLogins:
         if code in _RETRY:
             return Unavailable(f"{name} can't log you in now ({code}). Try again in a moment.")
         return RemoteFailed(
-            f"{name} does not accept this service as a client ({code}). Ask an operator of this service to"
-            " compare"
-            " identity.issuers.console with the client's settings at the issuer: id, secret, scopes and"
-            " redirect"
+            f"{name} does not accept this service as a client ({code}). Ask an operator of this service to compare"
+            " identity.issuers.console with the client's settings at the issuer: id, secret, scopes and redirect"
             " address."
         )
 
@@ -265,8 +263,7 @@ class IssuerLogins:
         at = min(earliest + self.issuer.leeway, now)
         if is_login and earliest < now - attempt.max_age - 2 * self.issuer.leeway:
             raise LoginRefused(
-                f"Your login at {name} is too old, and {name} did not ask you to log in again. Log out at"
-                f" {name}, then"
+                f"Your login at {name} is too old, and {name} did not ask you to log in again. Log out at {name}, then"
                 " log in here again.",
                 f"auth_time: the token has {rfc3339(at)}; expected: at most {attempt.max_age} ago",
             )

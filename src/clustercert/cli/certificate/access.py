@@ -166,8 +166,7 @@ def _print_summary(report: "JsonObject") -> None:
         print_note("The list of certificates is not complete. Filter the list with --user.")
     if number := report["verifications"]:
         print_note(
-            f"Left out {number} certificates used to verify clusters and client CAs. To list them, add"
-            " --verifications."
+            f"Left out {number} certificates used to verify clusters and client CAs. To list them, add --verifications."
         )
     if unknown := [with_names(each) for each in cast("list[JsonObject]", report["unknown_credentials"])]:
         write_out("\nClient certificates from other issuers that were used at the API server:\n\n")

@@ -261,8 +261,7 @@ class EnforcementOptions:
         typer.Option(
             "--pin-components/--no-pin-components",
             help="In the mode known-only, deny certificates that have exempt names but were not given with "
-            "--pin. When a component's certificate is renewed, pin the new certificate before the "
-            "component uses it.",
+            "--pin. When a component's certificate is renewed, pin the new certificate before the component uses it.",
         ),
     ] = None
     listed_master: Annotated[
@@ -309,9 +308,8 @@ class EnforcementOptions:
         """Print the next steps, if the options take effect only after changes in the Kubernetes cluster."""
         if self.admission is False:
             print_note(
-                f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force` with DIR of the "
-                "earlier run, and follow step 1 of DIR/README.md, which deletes the policy from the "
-                "cluster."
+                f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force` with DIR of the earlier run,"
+                " and follow step 1 of DIR/README.md, which deletes the policy from the cluster."
             )
         if self.pin_components is not None:
             print_note(
@@ -694,9 +692,8 @@ def remove(
     removed, live = client.get(path), preview_of_all(client, path)["live"]
     if removed["credential"] == "token":
         confirm(
-            f"Permanently remove the cluster {shown} ({found['id']}), which has {live} live credentials? "
-            "The tokens work until they expire, unless you first end them with `clustercert kubernetes "
-            "remove`.",
+            f"Permanently remove the cluster {shown} ({found['id']}), which has {live} live credentials? The tokens"
+            " work until they expire, unless you first end them with `clustercert kubernetes remove`.",
             yes=yes,
         )
         client.delete(path)

@@ -361,9 +361,8 @@ def change(
     added = added_roles(before, after)
     if added and administrator is None and not roles.objects_applied:
         raise InvalidOption(
-            f"{', '.join(map(str, added))}: the service needs further rights in the cluster. Add "
-            "--from-kubeconfig FILE with the kubeconfig of an administrator, or write the objects with "
-            "--out FILE."
+            f"{', '.join(map(str, added))}: the service needs further rights in the cluster. Add --from-kubeconfig FILE"
+            " with the kubeconfig of an administrator, or write the objects with --out FILE."
         )
     progress: _Progress | None = None
     if administrator is not None:
@@ -480,9 +479,8 @@ def require_known_server(administrator: Administrator, addresses: Collection[obj
     if not same:
         raise CommandError(
             f"The kubeconfig is for another cluster: neither its address {administrator.server} nor its CA is"
-            " registered"
-            " for this cluster. Name the right --context, or correct the address with `clustercert cluster update "
-            "--internal-url`."
+            " registered for this cluster. Name the right --context, or correct the address with `clustercert cluster"
+            " update --internal-url`."
         )
 
 

@@ -77,8 +77,7 @@ def refresh(
         if requested is not None and requested < _MIN_WITH_TIMER:
             raise InvalidOption(
                 f"The timer runs every 5 minutes, which is not often enough for {expires_in}. Give at least 15m, or"
-                " run `clustercert"
-                " refresh --watch`, which checks every minute.",
+                " run `clustercert refresh --watch`, which checks every minute.",
                 param_hint="--expires-in",
             )
         lifetime = ["--expires-in", expires_in] if expires_in else []

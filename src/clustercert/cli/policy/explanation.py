@@ -137,8 +137,7 @@ def explain_user(
         raise UnknownName(
             f"{user} has no role in the project of the cluster {found['name']}, or has made no recorded request for"
             " this cluster. The groups and roles of users of OIDC issuers and Keystone are known only from their"
-            " requests. Let "
-            "the user request a certificate first."
+            " requests. Let the user request a certificate first."
         ) from None
 
 

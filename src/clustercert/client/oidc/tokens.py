@@ -208,8 +208,7 @@ def _check_resource(issuer: LoginIssuer, tokens: OidcTokens) -> None:
     if resource is not None and resource not in (audience if isinstance(audience, list) else [audience]):
         raise IssuerError(
             f"The issuer {issuer.url} sent a token that is not for {resource}, so the token is not used. Ask an"
-            " operator of "
-            "the service whether the issuer knows this resource."
+            " operator of the service whether the issuer knows this resource."
         )
 
 
@@ -433,8 +432,7 @@ class AuthorizationRequest:
         issuer = self.client.issuer
         if not is_sent_by(issuer.url, parameters, sends_issuer=self.client.endpoints.sends_issuer):
             raise IssuerError(
-                f"The answer in the browser is not from {issuer.url}, so the answer is not used. Log in "
-                "again."
+                f"The answer in the browser is not from {issuer.url}, so the answer is not used. Log in again."
             )
         error, code = parameters.get("error"), parameters.get("code")
         if error == "access_denied":

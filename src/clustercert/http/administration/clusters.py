@@ -216,10 +216,8 @@ def _require_remote_addresses(before: Cluster | None, registration: Registration
         for url in urls:
             if url not in known and is_local_host(urlsplit(url).hostname or ""):
                 raise Forbidden(
-                    f"{name}: {url} is a loopback or link-local address. Only operators may register such an"
-                    " address."
-                    " Give an"
-                    " address that other machines reach."
+                    f"{name}: {url} is a loopback or link-local address. Only operators may register such an address."
+                    " Give an address that other machines reach."
                 )
 
 

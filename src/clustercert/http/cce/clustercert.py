@@ -424,8 +424,7 @@ _KUBECONFIG = described(
         "X-Clustercert-Access-Request": "The id of the access request that gives some of the groups; absent without a"
         " request.",
         "X-Clustercert-Left-Out": "The groups that have no role in the cluster, and that the token therefore lacks:"
-        " percent-encoded, separated by commas, and at most 2000 characters of them. Absent if there are"
-        " none.",
+        " percent-encoded, separated by commas, and at most 2000 characters of them. Absent if there are none.",
         "X-Clustercert-Token-Expires": "When the token itself expires, RFC 3339; absent for a certificate. If this is"
         " later than X-Clustercert-Not-After, the service ends the token earlier.",
     },

@@ -69,8 +69,7 @@ def parse_token(unverified: bytes) -> AccountToken:
         times = [datetime.fromtimestamp(int(claims[name]), UTC) for name in ("iat", "exp")]
     except (ValueError, KeyError, TypeError, OverflowError, OSError) as error:
         raise InvalidRequest(
-            "signer_token: this is not an expiring token of a service account. Create one with `kubectl create"
-            " token`."
+            "signer_token: this is not an expiring token of a service account. Create one with `kubectl create token`."
         ) from error
     if user is None:
         raise InvalidRequest(

@@ -107,10 +107,8 @@ class CredentialAccounts:
             self._counted_until = started + COUNT_SECONDS
         if self._count >= MAX_ACCOUNTS:
             raise Unavailable(
-                f"This cluster has {self._count} service accounts of credentials, and at most {MAX_ACCOUNTS}"
-                " are"
-                " allowed. Ask the operator to revoke credentials that nobody needs, or wait until some"
-                " expire.",
+                f"This cluster has {self._count} service accounts of credentials, and at most {MAX_ACCOUNTS} are"
+                " allowed. Ask the operator to revoke credentials that nobody needs, or wait until some expire.",
                 retry_after=round(COUNT_SECONDS),
             )
 
@@ -198,8 +196,7 @@ async def _create(api: KubeApi, path: str, document: JsonObject, created: list[s
 
 def _not_as_requested(name: str, differing: str) -> RemoteFailed:
     return RemoteFailed(
-        f"The cluster has the object {name}, but not as this service requested it ({differing}). No"
-        " credential was"
+        f"The cluster has the object {name}, but not as this service requested it ({differing}). No credential was"
         " issued. Tell the operator to look for a webhook or a program that changes the object."
     )
 
@@ -238,27 +235,23 @@ def _checked_token(text: str, account: str, uid: str, lifetime: timedelta, now: 
         issued_at, expires_at = (_time(claims[name]) for name in ("iat", "exp"))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
         raise RemoteFailed(
-            "The cluster's API server sent no valid token for a new service account. No credential was"
-            " issued. Tell"
+            "The cluster's API server sent no valid token for a new service account. No credential was issued. Tell"
             " the operator."
         ) from error
     if wrong := next((name for name, is_right in expected.items() if not is_right), None):
         raise RemoteFailed(
             f"The cluster's API server sent a token that differs from the requested token (claim {wrong}). No"
-            " credential was"
-            " issued. Tell the operator to check the cluster."
+            " credential was issued. Tell the operator to check the cluster."
         )
     if abs(issued_at - now) > MAX_CLOCK_DIFFERENCE:
         raise RemoteFailed(
             "The clock of the cluster's API server differs from this service's clock by more than"
-            f" {MAX_CLOCK_DIFFERENCE.total_seconds() / 60:.0f} minutes. No credential was issued. The"
-            " operator must"
+            f" {MAX_CLOCK_DIFFERENCE.total_seconds() / 60:.0f} minutes. No credential was issued. The operator must"
             " correct the clocks."
         )
     if not issued_at < expires_at <= issued_at + lifetime + timedelta(seconds=1) or expires_at <= now:
         raise RemoteFailed(
-            "The cluster's API server sent a token that does not have the requested lifetime. No credential"
-            " was"
+            "The cluster's API server sent a token that does not have the requested lifetime. No credential was"
             " issued. Tell the operator to check the cluster."
         )
     return IssuedToken(text, claims["jti"], account, expires_at)

@@ -59,15 +59,12 @@ _TOKEN_ADVICE = (
     " --signer-token-file."
 )
 _FORBIDDEN_ADVICE = (
-    "The cluster forbids what the service's account asks for: the account lacks a right, or an admission"
-    " policy"
-    " refuses the certificate. The operator must apply the output of `clustercert kubernetes signer-access`,"
-    " and read"
+    "The cluster forbids what the service's account asks for: the account lacks a right, or an admission policy"
+    " refuses the certificate. The operator must apply the output of `clustercert kubernetes signer-access`, and read"
     " the service's log."
 )
 _UNTRUSTED = (
-    "signer: the cluster signed the test request with a CA that its API server does not trust for clients."
-    " Correct"
+    "signer: the cluster signed the test request with a CA that its API server does not trust for clients. Correct"
     " --client-ca-file of the API server, or --cluster-signing-cert-file of kube-controller-manager."
 )
 _UNKNOWN_CA = (
@@ -189,8 +186,7 @@ class CsrApiSigner:
     async def sign_crl(self, _ca: ClientCA, _content: CrlContent) -> bytes:
         """Raise NotFound: only the cluster has the CA's key."""
         raise NotFound(
-            "The cluster's own CA signs this cluster's certificates, so this service has no CRL for this"
-            " cluster."
+            "The cluster's own CA signs this cluster's certificates, so this service has no CRL for this cluster."
         )
 
     async def custody(self, ca: ClientCA) -> KeyCustody:
@@ -200,8 +196,7 @@ class CsrApiSigner:
                 bundle = await _read_bundle(account.api)
             in_bundle = "unknown" if bundle is None else str(ca.certificate in bundle).lower()
             return KeyCustody(
-                "the cluster's control plane; this service has no CA key, and can only ask the cluster to"
-                " sign",
+                "the cluster's control plane; this service has no CA key, and can only ask the cluster to sign",
                 {
                     "account": account.token.username,
                     "token_expires_at": f"{account.token.expires_at:%Y-%m-%dT%H:%M:%SZ}",
@@ -231,8 +226,7 @@ class CsrApiSigner:
         """Delete nothing in the cluster."""
         await self._connections.forget(ca.id)
         return (
-            "The cluster keeps its own CA. The service's token was deleted from the database; to end the"
-            " access at"
+            "The cluster keeps its own CA. The service's token was deleted from the database; to end the access at"
             " once, delete the service account clustercert-signer in the cluster."
         )
 
@@ -257,8 +251,7 @@ class CsrApiSigner:
                     version = str((await api.get("/version")).get("gitVersion", ""))
                     if never := next((name for part, name in NEVER_SIGNS.items() if part in version), None):
                         raise InvalidRequest(
-                            f"signer: {never} ({printable(version, MAX_SHOWN)}) never signs client"
-                            " certificates. Use"
+                            f"signer: {never} ({printable(version, MAX_SHOWN)}) never signs client certificates. Use"
                             " another signer."
                         )
                     bundle = await _read_bundle(api)
@@ -290,9 +283,8 @@ class CsrApiSigner:
             )
         except NotSigned as error:
             raise RemoteFailed(
-                f"The cluster did not sign a test request within {TEST_SECONDS:g} seconds. Check that the"
-                f" cluster's kube-controller-manager signs for {CLIENT_SIGNER}; some managed clusters never"
-                " do."
+                f"The cluster did not sign a test request within {TEST_SECONDS:g} seconds. Check that the cluster's"
+                f" kube-controller-manager signs for {CLIENT_SIGNER}; some managed clusters never do."
             ) from error
         signer = await _signer_of(chain, cas)
         if signer is None:
@@ -307,8 +299,7 @@ class CsrApiSigner:
         signer = await _signer_of(chain, bundle)
         if signer is None:
             return (
-                "The cluster signed with a CA that its API server does not trust for clients, or whose key"
-                " has a type"
+                "The cluster signed with a CA that its API server does not trust for clients, or whose key has a type"
                 " that is not supported. Tell the operator to check the cluster."
             )
         return _rotated(signer, ca)
@@ -364,8 +355,7 @@ def _require_supported_key(chain: tuple[bytes, ...], cas: Sequence[x509.Certific
                 accepted_key(ca.public_key())
             except (InvalidRequest, *PARSE_ERRORS) as error:
                 raise InvalidRequest(
-                    "signer: the key of the cluster's client CA has a type that is not supported. Use"
-                    " another signer."
+                    "signer: the key of the cluster's client CA has a type that is not supported. Use another signer."
                 ) from error
 
 

@@ -55,9 +55,8 @@ _TOKEN_ADVICE = (
 )
 _VERIFY_ADVICE = "`clustercert kubernetes verify CLUSTER` shows the operator what is wrong."
 _FORBIDDEN_ADVICE = (
-    "The cluster forbids what the service's account asks for: the account lacks a right, or an admission"
-    " policy refuses the request."
-    f" {_VERIFY_ADVICE}"
+    "The cluster forbids what the service's account asks for: the account lacks a right, or an admission policy"
+    f" refuses the request. {_VERIFY_ADVICE}"
 )
 
 
@@ -164,8 +163,7 @@ class TokenSigner:
             with explained(_FORBIDDEN_ADVICE):
                 await connection.api.get(_ISSUER_PATH)
             return KeyCustody(
-                "the cluster's API server, which signs the tokens; this service has only a token of its own"
-                " account",
+                "the cluster's API server, which signs the tokens; this service has only a token of its own account",
                 {
                     "account": connection.token.username,
                     "token_expires_at": rfc3339(connection.token.expires_at),

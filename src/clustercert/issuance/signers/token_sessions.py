@@ -126,9 +126,7 @@ class TokenSessions:
         # The caller limits the number of operations, so more jobs wait only if calls hang.
         if self._jobs.qsize() >= self._thread_count:
             raise Unavailable(
-                f"The token {self.address.name} does not answer: all calls to its PKCS#11 module hang. Try"
-                " again"
-                " later."
+                f"The token {self.address.name} does not answer: all calls to its PKCS#11 module hang. Try again later."
             )
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -266,9 +264,8 @@ class _SessionThread(threading.Thread):
         if len(found) > 1:
             serials = ", ".join(token.serial for token in found)
             raise SignerError(
-                f"{len(found)} tokens have the label {label}. The operator must set signers.pkcs11.serial to"
-                " one of "
-                f"these serial numbers: {serials}."
+                f"{len(found)} tokens have the label {label}. The operator must set signers.pkcs11.serial to one of"
+                f" these serial numbers: {serials}."
             )
         if not found:
             # The token may come back, for example after its device was restarted.
@@ -327,16 +324,14 @@ class Login:
             name = self._address.name
             if pin == self._refused_pin:
                 raise SignerError(
-                    f"The token {name} has refused the PIN. To avoid locking the token, the service does not"
-                    " try again"
+                    f"The token {name} has refused the PIN. To avoid locking the token, the service does not try again"
                     " until the operator corrects the file signers.pkcs11.pin_file or restarts the service."
                 )
             if token.is_pin_locked or token.is_final_try:
                 state = "is locked" if token.is_pin_locked else "locks itself after one more wrong PIN"
                 raise SignerError(
-                    f"The token {name} {state}, so the service does not log in. The operator must log in"
-                    " once with "
-                    "another program, or reset the PIN."
+                    f"The token {name} {state}, so the service does not log in. The operator must log in once with"
+                    " another program, or reset the PIN."
                 )
             try:
                 session.login(pin)
@@ -362,8 +357,7 @@ class Login:
             raise SignerError(f"signers.pkcs11.pin_file: {error}") from None
         except OSError as error:
             raise SignerError(
-                f"Can't read the file signers.pkcs11.pin_file: {error.strerror}. The operator must provide"
-                " the file."
+                f"Can't read the file signers.pkcs11.pin_file: {error.strerror}. The operator must provide the file."
             ) from error
         if not pin:
             raise SignerError(
@@ -373,9 +367,8 @@ class Login:
 
 
 _FORKED = (
-    "This process has inherited an open PKCS#11 module from its parent process, and can't use it. Use the"
-    " module only "
-    "after the fork."
+    "This process has inherited an open PKCS#11 module from its parent process, and can't use it. Use the module only"
+    " after the fork."
 )
 
 

@@ -191,10 +191,7 @@ def _effect(revoked: Mapping[str, Any]) -> str:
     if revoked["refuses"] is None:
         return "The cluster was removed from this service."
     if revoked["refuses"] == "writes":
-        return (
-            "The cluster refuses writes with this certificate within seconds, and accepts reads until"
-            " the expiry."
-        )
+        return "The cluster refuses writes with this certificate within seconds, and accepts reads until the expiry."
     if revoked["refuses"] != "none":
         return "The cluster refuses this certificate within seconds."
     return "The cluster has no fast control, and accepts this certificate until the certificate expires."

@@ -82,8 +82,7 @@ async def finish(visit: Visit) -> Response:
         raise
     except Unauthenticated as failure:
         raise LoginRefused(
-            f"{name} logged you in, but this service does not let you in. Ask an operator of this service to"
-            " look up"
+            f"{name} logged you in, but this service does not let you in. Ask an operator of this service to look up"
             " the reason in its log, by the id of this request.",
             failure.reason,
             known=failure.known,
