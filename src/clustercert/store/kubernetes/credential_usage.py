@@ -195,16 +195,18 @@ class CredentialUsageQueries(Queries):
             {"row": use.id, "first": use.first, "last": use.last, "before": use.last - RESOLUTION}
             for use in sorted(uses, key=lambda use: use.id)
         ]
-        for start in range(0, len(rows), WRITTEN_AT_ONCE):
-            async with self._database.transaction() as connection:
-                await connection.execute(_SEEN, rows[start : start + WRITTEN_AT_ONCE])
+        await self._write(_SEEN, rows)
 
     async def add_refusals(self, times: Mapping[int, datetime]) -> None:
         """Record when the webhook last denied requests with revoked certificates, by the ids of their rows."""
         rows = [{"row": row, "at": at, "before": at - RESOLUTION} for row, at in sorted(times.items())]
+        await self._write(_DENIED, rows)
+
+    async def _write(self, statement: Update, rows: Sequence[Mapping[str, object]]) -> None:
+        """Update certificates in transactions of `WRITTEN_AT_ONCE` rows."""
         for start in range(0, len(rows), WRITTEN_AT_ONCE):
             async with self._database.transaction() as connection:
-                await connection.execute(_DENIED, rows[start : start + WRITTEN_AT_ONCE])
+                await connection.execute(statement, rows[start : start + WRITTEN_AT_ONCE])
 
     async def add_webhook_calls(self, times: Mapping[tuple[str, bytes], datetime]) -> None:
         """Record when API servers last used their webhook tokens. `times` is keyed by cluster id and token hash."""
@@ -545,7 +547,12 @@ def _extended_times(table: Table) -> dict[str, ColumnElement[datetime]]:
 def _needs_update(table: Table) -> ColumnElement[bool]:
     """Return an SQL condition that is true if the times of use have changed enough to be written."""
     first, last = table.c.first_seen_at, table.c.last_seen_at
-    return or_(last.is_(None), last < _time("before"), first > _time("first"))
+    return or_(_is_older(last), first > _time("first"))
+
+
+def _is_older(time: ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Return an SQL condition that is true if a stored time is missing, or old enough to be written again."""
+    return or_(time.is_(None), time < _time("before"))
 
 
 _SEEN = (
@@ -555,27 +562,26 @@ _SEEN = (
 )
 _DENIED = (
     update(_certificate)
-    .where(
-        _certificate.c.id == bindparam("row"),
-        or_(_certificate.c.refused_at.is_(None), _certificate.c.refused_at < _time("before")),
-    )
+    .where(_certificate.c.id == bindparam("row"), _is_older(_certificate.c.refused_at))
     .values(refused_at=_time("at"))
 )
 _CALLED = (
     update(_token)
-    .where(
-        _token.c.hash == bindparam("token_hash"),
-        or_(_token.c.last_asked_at.is_(None), _token.c.last_asked_at < _time("before")),
-    )
+    .where(_token.c.hash == bindparam("token_hash"), _is_older(_token.c.last_asked_at))
     .values(last_asked_at=_time("at"))
 )
 
 
 def _time_of_cluster(column: ColumnElement[datetime], name: str) -> Update:
-    is_older = or_(column.is_(None), column < _time("before"))
     this = _token.c.cluster_id == bindparam("cluster")
     # Lock a cluster's tokens in the order of their hashes, as `add_webhook_calls` does.
-    due = select(_token.c.id).where(this, is_older).order_by(_token.c.hash).with_for_update().correlate(None)
+    due = (
+        select(_token.c.id)
+        .where(this, _is_older(column))
+        .order_by(_token.c.hash)
+        .with_for_update()
+        .correlate(None)
+    )
     return update(_token).where(_token.c.id.in_(due)).values({name: _time("at")})
 
 
