@@ -105,23 +105,20 @@ class KekFile:
         pass
 
     def _try_lock(self) -> bool:
-        with _errors_as_custody(f"lock {self.name}", self.path):
+        with _errors_as_custody(f"lock {self.name}", self.path), contextlib.ExitStack() as stack:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # If the previous holder of the lock has replaced the file, this lock is on the old file, and the
-                # caller must try again.
-                is_current = os.path.samestat(os.fstat(descriptor), self.path.stat())
             except BlockingIOError:
-                is_current = False
-            except BaseException:
-                os.close(descriptor)
-                raise
-            if is_current:
-                self._locked.append(descriptor)
-            else:
-                os.close(descriptor)
-            return is_current
+                return False
+            # If the previous holder of the lock has replaced the file, this lock is on the old file, and the caller
+            # must try again.
+            if not os.path.samestat(os.fstat(descriptor), self.path.stat()):
+                return False
+            stack.pop_all()
+        self._locked.append(descriptor)
+        return True
 
     def _unlock(self) -> None:
         while self._locked:
