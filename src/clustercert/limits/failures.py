@@ -17,7 +17,7 @@ WINDOW_SECONDS = 60
 MAX_SOURCES = 20_000
 
 ACCOUNT_WINDOW_SECONDS = 600
-# People who forgot their password try fewer times in a window.
+# Somebody who forgot a password fails fewer times than this in a window.
 MANY_OF_ACCOUNT = 10
 
 

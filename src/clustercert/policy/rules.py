@@ -149,7 +149,7 @@ class Match:
         return own
 
     def with_requested(self, name: str, groups: Sequence[str]) -> "Match":
-        """Return the match with a first rule that grants the groups of an access request.
+        """Return a match whose first rule grants the groups of an access request.
 
         Returns the match itself if no rule with this name matches and offers these groups.
         """

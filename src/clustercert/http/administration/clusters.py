@@ -206,7 +206,7 @@ async def _require_rights(
 def _require_remote_addresses(before: Cluster | None, registration: Registration) -> None:
     """Raise Forbidden if a new address leads to the machine of this service, or to its link.
 
-    This service may connect to a cluster's address, and only this service reaches some addresses on its machine.
+    This service may connect to a cluster's address. Some addresses on its own machine are reachable only from there.
     """
     known = {before.internal_url, before.external_url, *before.san_urls} if before is not None else set()
     addresses = {"internal_url": (registration.internal_url,), "san_urls": registration.san_urls}
