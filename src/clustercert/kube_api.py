@@ -9,7 +9,7 @@ import json
 import os
 import ssl
 import tempfile
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -26,7 +26,7 @@ from clustercert.http_client import (
     UntrustedServer,
 )
 from clustercert.model import JsonObject
-from clustercert.model.errors import RemoteFailed, Unavailable
+from clustercert.model.errors import ClustercertError, RemoteFailed, Unavailable
 
 T = TypeVar("T")
 
@@ -39,6 +39,8 @@ MAX_OBJECT_BYTES = 2 * 1024 * 1024
 MAX_METRICS_BYTES = 64 * 1024 * 1024
 # A client connects to one cluster, and few tasks use the client at once.
 MAX_CONNECTIONS = 20
+PAGE = 250
+"""The maximum number of objects in a page of a list."""
 # The maximum number of characters of the server's error message in the log.
 MAX_MESSAGE = 500
 
@@ -244,6 +246,58 @@ def _parse_response(status: int, content: bytes) -> JsonObject:
     if not isinstance(body, dict):
         raise RemoteFailed("The server at the cluster's address is not an API server. Tell the operator.")
     return body
+
+
+class TooManyPages(Exception):
+    """A list has more pages than the caller reads."""
+
+
+async def pages(
+    api: KubeApi,
+    path: str,
+    parameters: Mapping[str, str],
+    most: int,
+    *,
+    size: int = PAGE,
+    max_bytes: int = MAX_OBJECT_BYTES,
+) -> AsyncIterator[JsonObject]:
+    """Fetch the pages of a list. Fetches fewer objects at once where objects are long: a binding may have 1.5 MiB.
+
+    Raises TooManyPages after `most` pages, because a hostile API server may send pages forever. Also raises
+    ApiServerRefused, RemoteFailed or Unavailable.
+
+    Args:
+        parameters: the query, for example a `labelSelector`.
+        size: the maximum number of objects in a page.
+        max_bytes: the maximum size of a page.
+    """
+    limit, following, count = size, dict[str, str](), 0
+    while True:
+        try:
+            page = await api.get(path, {**parameters, "limit": str(limit), **following}, max_bytes=max_bytes)
+        except RemoteFailed as error:
+            if limit == 1 or not is_too_long(error):
+                raise
+            limit = max(limit // 16, 1)
+            continue
+        yield page
+        count += 1
+        if not (after := _next_page(page)):
+            return
+        if count == most:
+            raise TooManyPages
+        limit, following = min(limit * 2, size), {"continue": after}
+
+
+def _next_page(page: JsonObject) -> str:
+    """Return the `continue` of a page, or "" for the last page."""
+    metadata = page.get("metadata")
+    return str(metadata.get("continue") or "") if isinstance(metadata, dict) else ""
+
+
+def is_too_long(error: ClustercertError) -> bool:
+    """Return whether the cause of an error is a response that is too long to read."""
+    return isinstance(error.__cause__, UnreadableResponse)
 
 
 def tls_context(server_ca_pem: bytes, identity: ClientIdentity | None) -> ssl.SSLContext:

@@ -276,7 +276,7 @@ class EndlessPages:
     def __init__(self) -> None:
         self.names = 0
 
-    async def get(self, path: str, parameters: Mapping[str, str]) -> JsonObject:
+    async def get(self, path: str, parameters: Mapping[str, str], **_: object) -> JsonObject:
         names = [f"clustercert:credential:{self.names + each:040x}" for each in range(30_000)]
         self.names += len(names)
         return {"metadata": {"continue": "x"}, "items": [{"metadata": {"name": name}} for name in names]}

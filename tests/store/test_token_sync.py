@@ -691,7 +691,7 @@ async def test_pages_without_end_are_not_read_for_ever(scene: Scene, monkeypatch
 )
 async def test_a_list_that_is_no_list_of_objects_is_an_error(scene: Scene, item: Any) -> None:
     class Lying(MemoryApi):
-        async def get(self, path: str, parameters: Any = None) -> Any:
+        async def get(self, path: str, parameters: Any = None, **_: Any) -> Any:
             return {"items": [item]}
 
     scene.api = Lying(scene.api.objects)

@@ -101,7 +101,9 @@ class MemoryApi:
             for role, document in zip(roles, objects.binding_documents(roles), strict=True)
         ]
 
-    async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> JsonObject:
+    async def get(
+        self, path: str, parameters: Mapping[str, str] | None = None, *, max_bytes: int = MAX_OBJECT_BYTES
+    ) -> JsonObject:
         await self._request("GET", path)
         query = parameters or {}
         found = [
@@ -112,7 +114,7 @@ class MemoryApi:
         start = int(query.get("continue", "0"))
         end = start + min(self.page, int(query.get("limit", str(self.page))))
         metadata = {"continue": str(end)} if end < len(found) else {}
-        if len(json.dumps(found[start:end])) > self.longest:
+        if len(json.dumps(found[start:end])) > min(self.longest, max_bytes):
             raise RemoteFailed("The cluster's API server sent too much.") from UnreadableResponse("too much")
         return {"metadata": metadata, "items": found[start:end]}
 

@@ -12,9 +12,16 @@ from http import HTTPStatus
 
 import structlog
 
-from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, segment
+from clustercert.kube_api import (
+    PAGE,
+    UNEXPECTED_RESPONSE,
+    ApiServerRefused,
+    KubeApi,
+    TooManyPages,
+    pages,
+    segment,
+)
 from clustercert.kubernetes.cluster_connections import ClusterConnections
-from clustercert.kubernetes.pages import PAGE, TooManyPages, pages
 from clustercert.kubernetes.setup.rbac import cluster_role_binding
 from clustercert.model import (
     CREDENTIAL_PREFIX,

@@ -5,8 +5,16 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal
 
-from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, printable, segment
-from clustercert.kubernetes.pages import PAGE, TooManyPages, pages
+from clustercert.kube_api import (
+    PAGE,
+    UNEXPECTED_RESPONSE,
+    ApiServerRefused,
+    KubeApi,
+    TooManyPages,
+    pages,
+    printable,
+    segment,
+)
 from clustercert.model import JsonObject
 from clustercert.model.errors import Conflict, RemoteFailed
 from clustercert.model.kubernetes import INSTALLATION_LABEL, MANAGED_BY

@@ -12,8 +12,16 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
-from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, printable
-from clustercert.kubernetes.pages import PAGE, TooManyPages, is_too_long, pages
+from clustercert.kube_api import (
+    PAGE,
+    UNEXPECTED_RESPONSE,
+    ApiServerRefused,
+    KubeApi,
+    TooManyPages,
+    is_too_long,
+    pages,
+    printable,
+)
 from clustercert.model.errors import ClustercertError, RemoteFailed, Unavailable
 from clustercert.model.group_roles import RoleGrant
 from clustercert.model.kubernetes import CREDENTIAL_LABEL, SERVICE_ACCOUNT_PREFIX, USERS_NAMESPACE

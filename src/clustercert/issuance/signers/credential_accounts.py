@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from clustercert.issuance.signers.account_tokens import SHORTEST, read_claims, request_token
-from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, segment
+from clustercert.kube_api import UNEXPECTED_RESPONSE, ApiServerRefused, KubeApi, TooManyPages, pages, segment
 from clustercert.model import JsonObject
 from clustercert.model.errors import ClustercertError, RemoteFailed, Unavailable
 from clustercert.model.group_roles import RoleGrant
@@ -140,24 +140,22 @@ async def delete_account(api: KubeApi, installation: str, number: str, namespace
     Args:
         namespaces: where to look for RoleBindings.
     """
-    selected = {"labelSelector": selector(installation, number), "limit": str(_MAX_LISTED)}
+    selected = {"labelSelector": selector(installation, number)}
     slots = asyncio.Semaphore(_MAX_CALLS)
 
     async def delete_in(path: str, *, is_account: bool = False) -> None:
         number_of = account_number if is_account else binding_number
         async with slots:
-            following = dict[str, str]()
-            for _ in range(_MAX_PAGES):
-                page = await api.get(path, {**selected, **following}, max_bytes=_MAX_LIST_BYTES)
-                for name in _names(page):
-                    if number_of(name) == number:
-                        await api.delete(f"{path}/{segment(name)}")
-                metadata = page.get("metadata")
-                after = metadata.get("continue") if isinstance(metadata, dict) else None
-                if not after:
-                    return
-                following = {"continue": str(after)}
-            raise RemoteFailed("The cluster has too many objects with the labels of one credential.")
+            found = pages(api, path, selected, _MAX_PAGES, size=_MAX_LISTED, max_bytes=_MAX_LIST_BYTES)
+            try:
+                async for page in found:
+                    for name in _names(page):
+                        if number_of(name) == number:
+                            await api.delete(f"{path}/{segment(name)}")
+            except TooManyPages as error:
+                raise RemoteFailed(
+                    "The cluster has too many objects with the labels of one credential."
+                ) from error
 
     paths = [CLUSTER_ROLE_BINDINGS_PATH, *map(role_bindings_path, sorted(set(namespaces)))]
     failures = [*await _failures(delete_in(path) for path in paths)]
