@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from clustercert import __version__
-from clustercert.server.serving import DRAIN_WORKER
+from clustercert.server.supervisor import DRAIN_WORKER
 from support import postgres
 from support.command_line import new_operator
 from support.demo_process import COMMAND, Demo, demo, uncovered
@@ -71,6 +71,63 @@ def test_a_worker_that_died_is_replaced(tmp_path: Path) -> None:
         log = running.data_dir / "server.log"
         [line] = eventually(lambda: _lines(log, "worker died and was replaced"))
         assert (line["worker"], line["signal"], line["replacement"]) == (min(before), "SIGKILL", added)
+
+
+def test_a_dead_worker_is_replaced_while_another_one_does_not_answer(tmp_path: Path) -> None:
+    with demo(tmp_path / "data", "--workers", "2") as running:
+        log, before = running.data_dir / "server.log", children(running)
+        eventually(lambda: len(_lines(log, "process ready")) == 2)
+        os.kill(min(before), signal.SIGSTOP)
+        # Meanwhile the supervisor asks the stopped worker.
+        threading.Event().wait(1.5)
+        os.kill(max(before), signal.SIGKILL)
+        [line] = eventually(lambda: _lines(log, "worker died and was replaced"))
+        assert line["worker"] == max(before)
+        assert _lines(log, "worker did not respond and was replaced") == []
+        os.kill(min(before), signal.SIGCONT)
+        assert asked(running) == 200
+
+
+def test_the_supervisor_does_not_have_the_application_in_memory(tmp_path: Path) -> None:
+    """Its process is that of the command, and imports nothing from the current folder either."""
+    operator = new_operator(tmp_path)
+    folder = tmp_path / "current"
+    folder.mkdir()
+    for name in ("multiprocessing", "json", "clustercert", "uvicorn"):
+        (folder / f"{name}.py").write_text(RECORD_IMPORT)
+    command = Path(sys.executable).parent / "clustercert"
+    log = tmp_path / "log"
+    process = subprocess.Popen(
+        [command, "--config", operator.config, "serve", "--port", "0", "--workers", "2"],
+        env=uncovered() | {"CLUSTERCERT_LOG__FILE": str(log), "CLUSTERCERT_LOG__FORMAT": "json"},
+        cwd=folder,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stderr is not None
+        assert any(line.startswith(b"Listening on ") for line in process.stderr)
+        eventually(lambda: len(_lines(log, "process ready")) == 2)
+        [resident] = re.findall(
+            r"^Rss:\s+(\d+) kB", Path(f"/proc/{process.pid}/smaps_rollup").read_text(), re.MULTILINE
+        )
+        assert int(resident) < 40 * 1024
+        assert list(folder.glob("*.imported")) == []
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 0
+        assert _lines(log, "service stopped")[0]["pid"] == process.pid
+    finally:
+        process.kill()
+        process.communicate(timeout=SECONDS)
+
+
+def test_serve_fails_if_a_worker_can_not_start(tmp_path: Path) -> None:
+    world = make(tmp_path)
+    with serving(world, "--workers", "2") as serve:
+        kek_file = world.settings().kek_file
+        assert kek_file is not None
+        kek_file.unlink()
+        os.kill(min(workers_of(serve.process.pid)), signal.SIGKILL)
+        assert serve.process.wait(SECONDS) == 1
 
 
 def _lines(log: Path, event: str) -> Sequence[dict[str, Any]]:

@@ -2,9 +2,6 @@
 
 import contextlib
 import signal
-import socket
-import threading
-import time
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -30,6 +27,7 @@ from clustercert.cli.terminal.output import (
     OutputOption,
     Progress,
     Row,
+    note_text,
     print_note,
     row_of,
     show_list,
@@ -505,7 +503,8 @@ def fingerprint(context: typer.Context, output: OutputOption = Output.TABLE) -> 
     show_one(row, output, name="fingerprint")
 
 
-_INTERVAL = 0.05
+# Where a socket that listens on all addresses accepts connections.
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - addresses in the settings
 
 
 def serve(
@@ -549,6 +548,7 @@ def serve(
         clustercert serve --role webhook
     """
     from clustercert.server import serving, tls_files
+    from clustercert.server.announcement import Announcement
     from clustercert.server.file_watch import FileWatch
     from clustercert.settings import SettingsError
 
@@ -573,8 +573,11 @@ def serve(
     listener = serving.listener(loaded.server.host, loaded.server.port)
     address, actual_port = listener.address
     files = tls_files.tls(loaded, address, role)
-    announce = threading.Thread(target=_print_address, args=(address, actual_port, files), daemon=True)
-    serving.run(loaded, listener, files, role, load=load, watch=watch, drain=drain, on_start=announce.start)
+    reachable = _LOOPBACK.get(address, address)
+    announcement = Announcement(reachable, actual_port, _address_text(address, actual_port, files))
+    serving.run(
+        loaded, listener, files, role, load=load, watch=watch, drain=drain, on_start=announcement.start
+    )
 
 
 def _load_for_role(load: Callable[[], "Settings"], role: ServerRole) -> "Settings":
@@ -600,25 +603,19 @@ async def _print_warnings(settings: "Settings", database: "Database", role: Serv
         print_note(f"Warning: {warning}")
 
 
-def _print_address(host: str, port: int, files: "Tls | None") -> None:
-    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - addresses in the settings
-    while True:
-        try:
-            socket.create_connection((target, port), timeout=1).close()
-        except OSError:
-            time.sleep(_INTERVAL)
-        else:
-            break
+def _address_text(host: str, port: int, files: "Tls | None") -> str:
+    """Return lines with the service's address, and with the fingerprint of its certificate."""
     address = f"[{host}]" if ":" in host else host
-    print_note(f"Listening on {'https' if files else 'http'}://{address}:{port}")
+    lines = [f"Listening on {'https' if files else 'http'}://{address}:{port}"]
     if files is not None:
-        print_note(f"SHA-256 fingerprint that users compare at their first login: {files.fingerprint}")
+        lines.append(f"SHA-256 fingerprint that users compare at their first login: {files.fingerprint}")
         if files.has_issuer:
-            print_note(
+            lines.append(
                 "The leaf certificate has another fingerprint, which changes at each renewal:"
                 f" {files.certificate_fingerprint}"
             )
         if files.ca is not None:
-            print_note(
+            lines.append(
                 f"The service created its certificate for {', '.join(files.names)}. Give its CA to clients: {files.ca}"
             )
+    return "".join(f"{note_text(line)}\n" for line in lines)

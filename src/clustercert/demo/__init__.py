@@ -64,7 +64,15 @@ def run(
     say(f"Starting {settings.server.workers} worker(s) on {url}; their log is {folder / SERVER_LOG}")
     guide = Guide(url, files.ca if files else None, folder, known, as_json, say)
     show = threading.Thread(target=guide.show, daemon=True)
-    serving.run(settings, listener, files, load=load_settings, watch=FileWatch(None), on_start=show.start)
+    serving.run(
+        settings,
+        listener,
+        files,
+        load=load_settings,
+        watch=FileWatch(None),
+        on_start=show.start,
+        keep_process=True,
+    )
     if guide.failure is not None:
         raise guide.failure
     say("Stopped.")

@@ -6,24 +6,22 @@ import ctypes
 import logging
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from multiprocessing import resource_tracker
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from clustercert import __version__
 from clustercert.model.choices import ServerRole
@@ -31,6 +29,13 @@ from clustercert.model.errors import ClustercertError
 from clustercert.observability import process_log
 from clustercert.server.file_watch import FileWatch
 from clustercert.server.reloading import AppliedSettings, Reloader
+from clustercert.server.supervisor import (
+    DRAIN_WORKER,
+    Workers,
+    replace_process,
+    stop_logged,
+    supervise,
+)
 from clustercert.server.tls_context import TlsContext
 from clustercert.server.tls_files import Tls
 from clustercert.settings import Settings, SettingsError, settings_digest
@@ -95,8 +100,6 @@ DRAIN_SECONDS = 10.0
 # send a request.
 LAST_SECONDS = 2.0
 _CLOSE = (b"connection", b"close")
-# The supervisor sends this signal to its workers. SIGTERM stops a worker at once, so that Ctrl-C waits for no client.
-DRAIN_WORKER = signal.SIGUSR1
 
 
 class DrainingServer(uvicorn.Server):
@@ -228,8 +231,6 @@ KEEP_ALIVE_SECONDS = 100
 BACKLOG = 2048
 # Interval for checking whether the TLS files were renewed.
 RELOAD_SECONDS = 5
-# The supervisor kills a worker that does not respond within this time. Starting is slow on a busy machine.
-HEALTH_CHECK_SECONDS = 30
 # Interval at which Python switches threads. With Python's default of 5 ms, a database thread could wait that long for
 # the interpreter lock at each step, while it holds the database lock.
 SWITCH_SECONDS = 0.0005
@@ -250,21 +251,25 @@ def run(
     load: Callable[[], Settings],
     watch: FileWatch,
     drain: bool = False,
-    on_start: Callable[[], None] = lambda: None,
+    on_start: Callable[[], None],
+    keep_process: bool = False,
 ) -> None:
     """Serve until SIGINT or SIGTERM, and finish requests in flight. Raises ClustercertError.
+
+    With several workers, a small supervisor replaces this process, and this function does not return.
 
     Args:
         load: a function that reads the settings again. Workers call this function too, so it must be picklable.
         watch: the files that `load` reads, as they were before the settings were loaded.
         drain: after SIGTERM, drain connections. If the socket is inherited, connections are always drained.
-        on_start: called in this process, just before it serves or starts its workers.
+        on_start: called just before the process serves or starts its workers. It must be picklable, and its module
+            must import little, because the supervisor may call it.
+        keep_process: supervise several workers in this process, and return. Then `on_start` may be any function.
     """
     started = time.monotonic()
     _raise_open_files()
     app = _Application(settings, role, load, watch, TlsContext(files) if files else None)
-    app.configure_log()
-    config = _config(app)
+    process_log.configure(*app.log)
     process_log.write(
         logging.INFO,
         "service starting",
@@ -273,16 +278,21 @@ def run(
         workers=settings.server.workers,
         settings_sha256=settings_digest(settings),
     )
-    on_start()
     # Otherwise draining would only delay the exit, because no other process takes over the clients.
     drain = drain or listener.inherited
-    try:
+    with stop_logged(started):
         if settings.server.workers == 1:
-            _serve(config, listener.socket, drain=drain)
+            on_start()
+            _serve(_config(app), listener.socket, drain=drain)
+            return
+        # Without this variable, new processes would import modules from the current folder before installed ones.
+        os.environ["PYTHONSAFEPATH"] = "1"
+        workers = Workers(pickle.dumps(partial(_worker_server, app)), settings.server.workers, drain)
+        if keep_process:
+            on_start()
+            supervise(workers, listener.socket)
         else:
-            _supervise(app, config, listener.socket, drain=drain)
-    finally:
-        process_log.write(logging.INFO, "service stopped", seconds=round(time.monotonic() - started, 1))
+            replace_process(workers, listener.socket, on_start, app.log, started)
 
 
 def _config(app: "_Application") -> uvicorn.Config:
@@ -295,7 +305,6 @@ def _config(app: "_Application") -> uvicorn.Config:
         http="clustercert.server.connection_limits:BoundedProtocol",
         ws="none",
         lifespan="on",
-        workers=app.settings.server.workers,
         # Log errors only: any client can trigger any number of warnings.
         log_config=None,
         log_level="error",
@@ -305,7 +314,6 @@ def _config(app: "_Application") -> uvicorn.Config:
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        timeout_worker_healthcheck=HEALTH_CHECK_SECONDS,
         ssl_context_factory=app.tls,
         callback_notify=app.tls.reload if app.tls else None,
         timeout_notify=RELOAD_SECONDS,
@@ -331,146 +339,15 @@ def _serve(config: uvicorn.Config, listener: socket.socket, *, drain: bool) -> N
             signal.signal(number, handler)
 
 
-class _Worker(Process):
-    """A worker process, which drains its connections after the signal DRAIN_WORKER."""
+def _worker_server(app: "_Application", folder: Path) -> DrainingServer:
+    """Create the server of a worker. Runs in the worker process.
 
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
-        super().__init__(config, sockets)
-        self._draining_server: DrainingServer | None = None
-
-    @property
-    def server(self) -> DrainingServer:
-        """The server that runs in the worker process."""
-        if self._draining_server is None:
-            self._draining_server = DrainingServer(self.config, DRAIN_WORKER)
-        return self._draining_server
-
-    def target(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve. Runs in the worker process."""
-        cast("_Application", self.config.app).configure_log()
-        signal.signal(DRAIN_WORKER, self.server.handle_exit)
-        super().target(sockets)
-
-
-class _Supervisor(Multiprocess):
-    """uvicorn's supervisor, but workers reload their settings on SIGHUP, and can drain their connections on SIGTERM.
-
-    Attributes:
-        is_told_to_stop: whether a signal ends the service, and not a worker that could not start.
+    Args:
+        folder: the private folder that all workers share.
     """
-
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], *, drain: bool) -> None:
-        super().__init__(config, sockets)
-        self._drain = drain
-        self.is_told_to_stop = False
-
-    def init_processes(self) -> None:
-        """Start the workers."""
-        self.processes.extend(self._started_worker() for _ in range(self.processes_num))
-
-    def keep_subprocess_alive(self) -> None:
-        """Replace workers that have ended or hang.
-
-        While the workers drain their connections, wait until all workers have ended.
-        """
-        if self.is_told_to_stop:
-            if all(worker.exitcode is not None for worker in self.processes):
-                self.should_exit.set()
-            return
-        for index, worker in enumerate(self.processes):
-            if worker.is_alive(timeout=self.config.timeout_worker_healthcheck):
-                continue
-            has_ended = worker.exitcode is not None
-            worker.kill()
-            worker.join()
-            if worker.exitcode == STARTUP_FAILURE:
-                # A new worker would fail too. A database that does not answer is not the cause: workers wait for the
-                # database.
-                process_log.write(logging.ERROR, "worker could not start", worker=worker.pid)
-                self.should_exit.set()
-                return
-            self.processes[index] = self._started_worker()
-            process_log.write(
-                logging.ERROR,
-                "worker died and was replaced" if has_ended else "worker did not respond and was replaced",
-                worker=worker.pid,
-                **_end_of(worker.exitcode),
-                replacement=self.processes[index].pid,
-            )
-
-    def handle_term(self) -> None:
-        """Let the workers drain their connections and end, or stop them. A second SIGTERM stops them at once."""
-        self._log_stop(signal.SIGTERM)
-        if self._drain and not self.is_told_to_stop:
-            self._send(DRAIN_WORKER)
-        else:
-            self.should_exit.set()
-        self.is_told_to_stop = True
-
-    def handle_int(self) -> None:
-        """Stop the workers at once."""
-        self._log_stop(signal.SIGINT)
-        self.is_told_to_stop = True
-        self.should_exit.set()
-
-    def handle_hup(self) -> None:
-        """Pass SIGHUP on to the workers, which reload. uvicorn would restart them."""
-        self._send(signal.SIGHUP)
-
-    def handle_ttin(self) -> None:
-        """Start one more worker."""
-        if not self.is_told_to_stop:
-            self.processes_num += 1
-            self.processes.append(self._started_worker())
-
-    def _log_stop(self, number: signal.Signals) -> None:
-        if not self.is_told_to_stop:
-            process_log.write(logging.INFO, "process stopping", signal=number.name)
-
-    def _started_worker(self) -> _Worker:
-        worker = _Worker(self.config, self.sockets)
-        worker.start()
-        return worker
-
-    def _send(self, number: signal.Signals) -> None:
-        for worker in self.processes:
-            # The id of a worker that has ended may belong to another process.
-            if worker.pid is not None and worker.exitcode is None:
-                os.kill(worker.pid, number)
-
-
-def _end_of(exit_code: int | None) -> dict[str, object]:
-    """Return how a process ended, for the log: the name of the signal, or the exit code."""
-    if exit_code is None or exit_code >= 0:
-        return {"exit_code": exit_code}
-    names = {int(each): each.name for each in signal.Signals}
-    return {"signal": names.get(-exit_code, str(-exit_code))}
-
-
-def _supervise(app: "_Application", config: uvicorn.Config, listener: socket.socket, *, drain: bool) -> None:
-    # Without this variable, child processes would import modules from the current folder before installed ones.
-    os.environ["PYTHONSAFEPATH"] = "1"
-    _block_signals_in_workers()
-    with _metrics_folder() as folder:
-        config.app = replace(app, applied=AppliedSettings(folder / "settings"))
-        supervisor = _Supervisor(config, [listener], drain=drain)
-        supervisor.run()
-    if not supervisor.is_told_to_stop and any(
-        worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes
-    ):
-        raise ClustercertError("A worker could not start. See the log.")
-
-
-def _block_signals_in_workers() -> None:
-    """Block SIGINT in workers, and block SIGHUP until the workers can handle SIGHUP.
-
-    A terminal sends SIGINT and SIGHUP to every process. Workers inherit the blocked signals; this process still
-    receives them, in another thread. The supervisor stops workers with SIGTERM.
-    """
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
-    # Start multiprocessing's helper process now: starting it later would unblock the signals.
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    process_log.configure(*app.log)
+    app = replace(app, applied=AppliedSettings(folder / "settings"))
+    return DrainingServer(_config(app), DRAIN_WORKER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -484,10 +361,11 @@ class _Application:
     tls: TlsContext | None
     applied: AppliedSettings | None = None
 
-    def configure_log(self) -> None:
-        """Set up the log of this process, as far as it uses the standard library."""
+    @property
+    def log(self) -> tuple[process_log.Style | None, str, Path | None]:
+        """Style, level and file of the log, for `process_log.configure`."""
         log = self.settings.log
-        process_log.configure(log.format, log.level, log.file)
+        return log.format, log.level, log.file
 
     def __call__(self) -> ASGIApp:
         """Create the application, in the running event loop."""
@@ -561,24 +439,3 @@ def _raise_open_files() -> None:
     target = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < target:
         resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
-
-
-@contextlib.contextmanager
-def _metrics_folder() -> Iterator[Path]:
-    """Create a temporary private folder for the summed metrics of all workers, and for the applied policy.
-
-    Raises ClustercertError if no folder for temporary files is writable, as in a container.
-    """
-    try:
-        created = tempfile.TemporaryDirectory(prefix="clustercert-")
-    except OSError as error:
-        raise ClustercertError(
-            "Several workers need a folder for temporary files, but no such folder is writable. Make /tmp writable,"
-            " such as with a tmpfs, or set server.workers to 1."
-        ) from error
-    with created as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        try:
-            yield Path(folder)
-        finally:
-            del os.environ["PROMETHEUS_MULTIPROC_DIR"]
