@@ -7,12 +7,15 @@ from pathlib import Path
 
 import yaml
 
+from scripts import publication
 from scripts.build_error import BuildError
 from scripts.folder_archive import compress, pack_folder
 
 
 def build(source: Path, out: Path, version: str, moment: datetime) -> None:
     """Pack the chart in `source`/deploy/chart into the folder `out`. Linked files are copied.
+
+    Chart.yaml also gets the addresses in publication.toml that are filled in.
 
     Raises BuildError if the chart has another version.
     """
@@ -26,8 +29,18 @@ def build(source: Path, out: Path, version: str, moment: datetime) -> None:
     with tempfile.TemporaryDirectory(prefix="clustercert-chart-") as folder:
         chart = Path(folder, "clustercert")
         shutil.copytree(original, chart, ignore=shutil.ignore_patterns(*_ignored_folders(original)))
+        with (chart / "Chart.yaml").open("a", encoding="utf-8") as file:
+            file.write(_addresses(publication.read(source)))
         content = pack_folder(chart, int(moment.timestamp()), prefix="clustercert/")
     (out / f"clustercert-chart-{version}.tgz").write_bytes(compress(content))
+
+
+def _addresses(published: publication.Publication) -> str:
+    """Lines of Chart.yaml."""
+    home, source = published.urls.get("Homepage"), published.urls.get("Source")
+    fields = {"home": home, "sources": source and [source], "icon": published.icon}
+    given = {name: value for name, value in fields.items() if value}
+    return yaml.safe_dump(given, sort_keys=False) if given else ""
 
 
 def _ignored_folders(chart: Path) -> list[str]:

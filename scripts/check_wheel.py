@@ -68,8 +68,9 @@ def check_contents(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     if missing := sorted(expected - packed):
         fail(f"not in the wheel: {', '.join(missing)}")
-    if not any(name.endswith(".dist-info/licenses/LICENSE") for name in packed):
-        fail("the licence is not in the wheel")
+    for file in ("LICENSE", "NOTICE"):
+        if not any(name.endswith(f".dist-info/licenses/{file}") for name in packed):
+            fail(f"{file} is not in the wheel")
     if not any(name.endswith(".dist-info/sboms/clustercert.cdx.json") for name in packed):
         fail("the SBOM is not in the wheel")
 

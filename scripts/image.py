@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import quote
 
 from clustercert import __version__
-from scripts import changelog, python_packages, sbom
+from scripts import changelog, publication, python_packages, sbom
 from scripts.build_error import BuildError
 from scripts.folder_archive import Owner
 from scripts.oci_archive import Layer, pack_layer, write_archive
@@ -442,17 +442,24 @@ def debian_component(package: DebianPackage) -> dict[str, Any]:
     }
 
 
-def image_config(moment: datetime) -> dict[str, Any]:
-    """What a container runtime needs to know about the image, and its labels."""
-    labels = {
+def labels(root: Path, version: str, moment: datetime) -> dict[str, str]:
+    """The labels of the image: what it is, and where it comes from."""
+    values = {
         "title": sbom.PROJECT,
         "description": "Short-lived client certificates for Kubernetes clusters",
-        "version": __version__,
+        "version": version,
         "created": moment.isoformat(),
         "licenses": "Apache-2.0",
     }
-    if commit := revision(ROOT, __version__):
-        labels["revision"] = commit
+    if source := publication.read(root).urls.get("Source"):
+        values["source"] = source
+    if commit := revision(root, version):
+        values["revision"] = commit
+    return {f"org.opencontainers.image.{name}": value for name, value in values.items()}
+
+
+def image_config(moment: datetime) -> dict[str, Any]:
+    """What a container runtime needs to know about the image, and its labels."""
     return {
         "User": f"{USER}:{USER}",
         "Entrypoint": ["/usr/local/bin/clustercert"],
@@ -465,7 +472,7 @@ def image_config(moment: datetime) -> dict[str, Any]:
             "LANG=C.UTF-8",
             f"CLUSTERCERT_CONFIG=/{CONFIG}",
         ],
-        "Labels": {f"org.opencontainers.image.{name}": value for name, value in labels.items()},
+        "Labels": labels(ROOT, __version__, moment),
     }
 
 

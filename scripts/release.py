@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clustercert import __version__
-from scripts import changelog, chart_archive, image, python_packages, site
+from scripts import changelog, chart_archive, image, publication, python_packages, site
 from scripts.build_error import BuildError
 from scripts.changelog import CHANGELOG, ReleaseError
 from scripts.folder_archive import compress, pack_folder
@@ -30,6 +30,19 @@ def check_committed(root: Path) -> None:
     status = image.run("git", "status", "--porcelain", cwd=root)
     if changed := [line for line in status.splitlines() if not line.endswith(f" {CHANGELOG}")]:
         raise ReleaseError("These files differ from the last commit. Commit them:\n" + "\n".join(changed))
+
+
+def check_addresses(root: Path, *, unpublished: bool) -> None:
+    """Raise BuildError if publication.toml is wrong or, for a release to publish, has empty lines."""
+    try:
+        missing = publication.read(root).missing
+    except ValueError as error:
+        raise ReleaseError(str(error)) from None
+    if missing and not unpublished:
+        raise ReleaseError(
+            f"{publication.FILE_NAME} lacks {', '.join(missing)}. Fill in these addresses, or build files that you"
+            " do not publish with `make release ARGS=--unpublished`."
+        )
 
 
 def build_docs(out: Path, version: str, moment: datetime) -> None:
@@ -55,10 +68,14 @@ def main() -> None:
     parser.add_argument(
         "--without-image", action="store_true", help="for machines without apt sources of Debian 13"
     )
+    parser.add_argument(
+        "--unpublished", action="store_true", help=f"allow empty addresses in {publication.FILE_NAME}"
+    )
     options = parser.parse_args()
     out = ROOT / "dist"
     try:
         check_committed(ROOT)
+        check_addresses(ROOT, unpublished=options.unpublished)
         site.check_sphinx(site.PYTHON)
         day = changelog.prepare(ROOT, __version__, datetime.now(UTC).date())
         moment = changelog.midnight(day)

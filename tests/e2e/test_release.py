@@ -15,6 +15,7 @@ import pytest
 from clustercert import __version__
 from scripts import image, sbom, site
 from support.page_steps import ROOT, Reader, Step, compare, in_a_shell, section, steps
+from support.publication import ADDRESSES, write_addresses
 
 pytestmark = pytest.mark.full
 ARCHITECTURE = "amd64"
@@ -90,6 +91,7 @@ def test_a_stranger_verifies_and_rebuilds_a_release(tmp_path: Path, keyrings: Pa
     repository = tmp_path / "maintainer"
     copy_checkout(repository)
     (repository / "CHANGELOG.md").write_text("# Changelog\n\n## [Unreleased]\n\n- An entry.\n")
+    write_addresses(repository, ADDRESSES)
     (repository / ".venvs").symlink_to(ROOT / ".venvs")
     generate = f"gpg --batch --passphrase '' --quick-generate-key '{MAINTAINER}' ed25519 sign never"
     commit = "git add . && git commit --quiet --message"

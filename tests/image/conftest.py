@@ -15,7 +15,16 @@ from support.image_archive import ImageArchive, read_archive
 
 BUILDS = builder.ROOT / "build" / "image"
 # What the image is built from, beside Debian's packages.
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "requirements*.lock", "scripts/*.py", "src/**/*")
+SOURCES = (
+    "pyproject.toml",
+    "publication.toml",
+    "README.md",
+    "LICENSE",
+    "NOTICE",
+    "requirements*.lock",
+    "scripts/*.py",
+    "src/**/*",
+)
 
 
 def _source_digest() -> str:
