@@ -105,3 +105,10 @@ def test_a_file_with_other_lines_or_addresses_is_refused(project: Path, text: st
 
 def test_the_file_of_this_source_can_be_read() -> None:
     release.check_addresses(ROOT, unpublished=True)
+
+
+def test_the_security_policy_says_that_nobody_has_published_as_long_as_addresses_are_missing() -> None:
+    policy = (ROOT / "SECURITY.md").read_text()
+    is_published = not publication.read(ROOT).missing
+    assert ("**Nobody has published the project yet:**" not in policy) is is_published
+    assert ("None of it has been done" not in policy) is is_published
