@@ -166,6 +166,7 @@ def test_probes_that_succeed_are_not_in_the_log(service_with: Callable[..., Serv
     """Kubernetes sends thousands a day to each container."""
     service = service_with()
     with captured_logs(middleware) as lines:
-        statuses = [service.client.get(path).status_code for path in ("/healthz", "/readyz", "/nope")]
-    assert statuses == [200, 200, 404]
+        paths = ("/healthz", "/readyz", "/metrics", "/nope")
+        statuses = [service.client.get(path).status_code for path in paths]
+    assert statuses == [200, 200, 200, 404]
     assert [line["path"] for line in lines if line["event"] == "request"] == ["/nope"]

@@ -4,6 +4,7 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from clustercert import __version__
 from support.service import Service
 from support.world import World
 
@@ -57,6 +58,12 @@ def test_pages_of_the_console_are_counted_by_route(service_with: Callable[..., S
             rise(before, after, "clustercert_requests_total", route=route, method="GET", status=status)
             == count
         )
+
+
+def test_the_metrics_have_the_version_and_no_times_of_creation(client: httpx2.Client) -> None:
+    found = scrape(client)
+    assert found["clustercert_build_info", (("version", __version__),)] == 1
+    assert [name for name, _ in found if name.endswith("_created")] == []
 
 
 def test_series_of_alerts_on_an_increase_exist_before_the_first_error(client: httpx2.Client) -> None:

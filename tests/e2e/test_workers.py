@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from clustercert import __version__
 from clustercert.server.supervisor import DRAIN_WORKER
@@ -71,6 +72,24 @@ def test_a_worker_that_died_is_replaced(tmp_path: Path) -> None:
         log = running.data_dir / "server.log"
         [line] = eventually(lambda: _lines(log, "worker died and was replaced"))
         assert (line["worker"], line["signal"], line["replacement"]) == (min(before), "SIGKILL", added)
+        # The new worker counts it, once it has started.
+        eventually(lambda: _series(running, "clustercert_workers_replaced_total") == {"": 1})
+        memory = _series(running, "process_resident_memory_bytes")
+        assert {str(running.process.pid), str(max(before)), str(added)} <= memory.keys()
+        assert str(min(before)) not in memory
+        assert all(each > 1_000_000 for each in memory.values())
+        assert _series(running, "process_cpu_seconds_total").keys() == memory.keys()
+
+
+def _series(running: Demo, name: str) -> dict[str, float]:
+    """The values of a metric, by process id."""
+    said = httpx2.get(f"{running.said['url']}/metrics", trust_env=False, timeout=SECONDS).text
+    return {
+        sample.labels.get("pid", ""): sample.value
+        for family in text_string_to_metric_families(said)
+        for sample in family.samples
+        if sample.name == name
+    }
 
 
 def test_a_dead_worker_is_replaced_while_another_one_does_not_answer(tmp_path: Path) -> None:

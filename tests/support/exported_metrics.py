@@ -18,4 +18,4 @@ def labels_of_series() -> dict[str, set[str]]:
             suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}
             for suffix in suffixes.get(family.type, [""]):
                 found[family.name + suffix] = labels | ({"le"} if suffix == "_bucket" else set())
-    return found
+    return found | {name: {"pid"} for name in ("process_resident_memory_bytes", "process_cpu_seconds_total")}

@@ -45,7 +45,7 @@ def test_a_panel_uses_series_and_labels_that_exist(panel: dict[str, Any]) -> Non
         found = selectors(target["expr"])
         assert found
         # The pattern for selectors misses no metric.
-        assert len(found) == len(re.findall(r"\bclustercert_\w+", target["expr"]))
+        assert len(found) == len(re.findall(r"\b(?:clustercert|process)_\w+", target["expr"]))
         for name, matchers in found:
             assert {label for label, _ in matchers} <= exported[name] | SCRAPED, name
             assert {label for label, _ in matchers} >= SCRAPED, name

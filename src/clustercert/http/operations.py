@@ -72,6 +72,7 @@ async def show_metrics(request: Request, services: ServicesDep) -> Response:
     # If the database is down, the workers' own metrics are needed most, so they are still returned.
     with contextlib.suppress(Unavailable):
         await services.update_gauges()
+    context_of(request).quiet = True
     return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

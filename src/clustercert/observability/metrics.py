@@ -8,7 +8,8 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Literal, get_args
 
 from prometheus_client import (
@@ -16,8 +17,29 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
+    ProcessCollector,
+    disable_created_metrics,
     generate_latest,
     multiprocess,
+)
+from prometheus_client.registry import Collector
+
+from clustercert import __version__
+
+# Otherwise each counter and histogram would have a series with the time of its creation, which nobody uses.
+disable_created_metrics()  # type: ignore[no-untyped-call] # untyped upstream
+
+BUILD_INFO = Gauge(
+    "clustercert_build_info",
+    "1; the label has the version of the program",
+    ["version"],
+    multiprocess_mode="mostrecent",
+)
+BUILD_INFO.labels(__version__).set(1)
+WORKERS_REPLACED = Counter(
+    "clustercert_workers_replaced",
+    "Workers that died or did not respond, and were replaced by the supervisor",
 )
 
 REQUESTS = Counter("clustercert_requests", "HTTP requests answered", ["route", "method", "status"])
@@ -385,6 +407,35 @@ def issuance(started: float, outcome: str = "issued") -> None:
         ISSUANCE_SECONDS.observe(time.perf_counter() - started)
 
 
+def worker_replaced(pid: int) -> None:
+    """Count a worker that was replaced by this one, and forget the gauges that are about living workers."""
+    WORKERS_REPLACED.inc()
+    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call] # untyped upstream
+
+
+class _Processes(Collector):
+    """Memory, processor time, start and open files of the supervisor and its workers, with the label `pid`."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Read the files of all processes in /proc. Other systems have no such files, and get no metrics."""
+        families: dict[str, Metric] = {}
+        for pid in _supervisor_and_workers():
+            for each in ProcessCollector(pid=functools.partial(int, pid), registry=None).collect():
+                family = families.setdefault(each.name, Metric(each.name, each.documentation, each.type))
+                for sample in each.samples:
+                    family.add_sample(sample.name, {"pid": str(pid)}, sample.value)
+        return families.values()
+
+
+def _supervisor_and_workers() -> Iterator[int]:
+    supervisor = os.getppid()
+    yield supervisor
+    # Source: proc_pid_task(5). The supervisor's main thread starts all workers.
+    with contextlib.suppress(OSError):
+        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text(encoding="ascii")
+        yield from map(int, children.split())
+
+
 def exposition() -> bytes:
     """Return the metrics of all workers in Prometheus's text format."""
     # Without the variable PROMETHEUS_MULTIPROC_DIR, the service has only one process.
@@ -392,4 +443,5 @@ def exposition() -> bytes:
         return generate_latest()
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # untyped upstream
+    registry.register(_Processes())
     return generate_latest(registry)

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 from clustercert import __version__
 from clustercert.model.choices import ServerRole
 from clustercert.model.errors import ClustercertError
-from clustercert.observability import process_log
+from clustercert.observability import metrics, process_log
 from clustercert.server.file_watch import FileWatch
 from clustercert.server.reloading import AppliedSettings, Reloader
 from clustercert.server.supervisor import (
@@ -339,13 +339,11 @@ def _serve(config: uvicorn.Config, listener: socket.socket, *, drain: bool) -> N
             signal.signal(number, handler)
 
 
-def _worker_server(app: "_Application", folder: Path) -> DrainingServer:
-    """Create the server of a worker. Runs in the worker process.
-
-    Args:
-        folder: the private folder that all workers share.
-    """
+def _worker_server(app: "_Application", folder: Path, replaced: int | None) -> DrainingServer:
+    """Create the server of a worker. Runs in the worker process. For the arguments, see `Workers`."""
     process_log.configure(*app.log)
+    if replaced is not None:
+        metrics.worker_replaced(replaced)
     app = replace(app, applied=AppliedSettings(folder / "settings"))
     return DrainingServer(_config(app), DRAIN_WORKER)
 

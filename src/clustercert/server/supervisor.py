@@ -31,13 +31,17 @@ HEALTH_CHECK_SECONDS = 30
 _EARLY_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
+# Returns the server of a worker. The arguments are a private folder that all workers share, and the process id of the
+# worker that this one replaces.
+CreateServer = Callable[[Path, int | None], uvicorn.Server]
+
+
 @dataclass(frozen=True, slots=True)
 class Workers:
     """Workers to start.
 
     Attributes:
-        create_server: a pickled function that returns a worker's server. Its argument is a private folder that all
-            workers share. Pickled, because the function's module imports the application.
+        create_server: a pickled `CreateServer`. Pickled, because the function's module imports the application.
         drain: whether the workers drain their connections after SIGTERM.
     """
 
@@ -170,11 +174,17 @@ class _Worker(Process):
     """A worker process, which drains its connections after the signal DRAIN_WORKER."""
 
     def __init__(
-        self, config: uvicorn.Config, sockets: list[socket.socket], create_server: bytes, folder: Path
+        self,
+        config: uvicorn.Config,
+        sockets: list[socket.socket],
+        create_server: bytes,
+        folder: Path,
+        replaced: int | None,
     ) -> None:
         super().__init__(config, sockets)
         self._create_server = create_server
         self._folder = folder
+        self._replaced = replaced
         self._worker_server: uvicorn.Server | None = None
         self._asked_at: float | None = None
 
@@ -187,8 +197,8 @@ class _Worker(Process):
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve. Runs in the worker process."""
-        create_server: Callable[[Path], uvicorn.Server] = pickle.loads(self._create_server)  # noqa: S301 - the supervisor's own
-        self._worker_server = create_server(self._folder)
+        create_server: CreateServer = pickle.loads(self._create_server)  # noqa: S301 - the supervisor's own
+        self._worker_server = create_server(self._folder, self._replaced)
         signal.signal(DRAIN_WORKER, self.server.handle_exit)
         super().target(sockets)
 
@@ -257,7 +267,7 @@ class _Supervisor(Multiprocess):
                 process_log.write(logging.ERROR, "worker could not start", worker=worker.pid)
                 self.should_exit.set()
                 return
-            self.processes[index] = self._started_worker()
+            self.processes[index] = self._started_worker(replaced=worker.pid)
             process_log.write(
                 logging.ERROR,
                 "worker died and was replaced" if has_ended else "worker did not respond and was replaced",
@@ -295,8 +305,8 @@ class _Supervisor(Multiprocess):
         if not self.is_told_to_stop:
             process_log.write(logging.INFO, "process stopping", signal=number.name)
 
-    def _started_worker(self) -> _Worker:
-        worker = _Worker(self.config, self.sockets, self._workers.create_server, self._folder)
+    def _started_worker(self, replaced: int | None = None) -> _Worker:
+        worker = _Worker(self.config, self.sockets, self._workers.create_server, self._folder, replaced)
         worker.start()
         return worker
 
