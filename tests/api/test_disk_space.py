@@ -1,6 +1,7 @@
 """A disk that is almost full: issuing stops, and everything else continues."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import threading
@@ -47,7 +48,10 @@ def assert_only_issuing_stops(service: Service, world: World) -> None:
     assert service.client.get(world.path(), headers=headers).status_code == 503
     clusters = f"/api/v3/projects/{world.project.id}/clusters"
     certificates = f"/clustercert/v1/projects/{world.project.id}/certificates"
-    for path in (clusters, certificates, "/readyz"):
+    ready = service.client.get("/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (200, "not issuing")
+    assert "disk is almost full" in ready.json()["reason"]
+    for path in (clusters, certificates):
         assert service.client.get(path, headers=headers).status_code == 200
     assert post(service, world, query="?dryRun=All").status_code == 200
     assert post(service, world, "/clustercertrevoke").status_code == 200
@@ -92,6 +96,25 @@ def fill_and_empty(disk: Path) -> None:
         assert rows(world.database, "SELECT count(*) FROM revocation") == [(51,)]
         filler.unlink()
         eventually(lambda: post(service, world).status_code == 200)
+        assert service.client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_a_full_disk_is_known_until_a_certificate_is_recorded(tmp_path: Path) -> None:
+    """Without a reserve, as on PostgreSQL, whose disk the service does not measure."""
+    with small_disk(tmp_path / "disk", 8 * 1024) as disk:
+        world = worlds.make(disk)
+        filler = disk / "filler"
+        with Service(world.settings(issuing={"disk_reserve_mib": 0})).running() as service:
+            with filler.open("wb") as file, contextlib.suppress(OSError):
+                while file.write(bytes(4096)):
+                    file.flush()
+            eventually(lambda: post(service, world).status_code == 503)
+            ready = service.client.get("/readyz")
+            assert (ready.status_code, ready.json()["status"]) == (200, "not issuing")
+            assert "disk is full" in ready.json()["reason"]
+            filler.unlink()
+            assert post(service, world).status_code == 200
+            assert service.client.get("/readyz").json() == {"status": "ready"}
 
 
 def test_each_level_is_logged_once(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ async def test_a_slow_statement_is_given_up_and_its_connection_is_kept(on_postgr
             assert (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one() == pid
 
 
-async def test_waiting_for_a_locked_row_ends_with_the_statement_timeout(
+async def test_waiting_for_a_locked_row_ends_before_the_statement_timeout_and_says_so(
     on_postgresql: Store,
 ) -> None:
     async with opened(on_postgresql.url) as database, database.transaction(invalidate=True):
@@ -157,7 +157,7 @@ async def test_waiting_for_a_locked_row_ends_with_the_statement_timeout(
     async with opened(on_postgresql.url) as database, opened(on_postgresql.url) as other:
         async with database.transaction() as connection:
             await connection.execute(text("UPDATE generation SET value = 7"))
-            with pytest.raises(Unavailable):
+            with pytest.raises(Unavailable, match="Another transaction has locked a part of the database"):
                 async with other.transaction(event(), invalidate=True):
                     pass
         async with other.transaction(event(), invalidate=True):

@@ -75,7 +75,8 @@ class Services:
 
     Attributes:
         generation: the generation of the store, which changes with every change of rights.
-        check_ready: raises Unavailable if a part that the service needs does not respond. The message names this part.
+        check_ready: returns why no certificates can be issued, or None. Raises Unavailable if a part that every request
+            needs does not respond. The message names this part.
         update_gauges: updates metrics from the store. Raises Unavailable.
     """
 
@@ -99,7 +100,7 @@ class Services:
     oidc: "OidcAuthenticator | None"
     failure_limit: FailureLimit
     generation: Generation
-    check_ready: Callable[[], Awaitable[None]]
+    check_ready: Callable[[], Awaitable[str | None]]
     update_gauges: Callable[[], Awaitable[None]]
     options: Options
     policy: PolicySettings

@@ -21,7 +21,10 @@ from clustercert.observability import metrics
 
 _PLAIN = {"text/plain": openapi.TEXT}
 _ALIVE = described("The process responds.", content=_PLAIN, errors={})
-_READY = described("Certificates can be issued.", errors={503: "Not ready."})
+_READY = described(
+    "Requests can be served. `status` is `ready` if certificates can be issued, and `not issuing` if the disk is full.",
+    errors={503: "Not ready."},
+)
 _METRICS = described(
     "The metrics.",
     content=_PLAIN,
@@ -51,10 +54,17 @@ async def healthz(request: Request) -> Response:
 
 @router.get("/readyz", responses=_READY)
 async def readyz(request: Request, services: ServicesDep) -> Response:
-    """Check whether certificates can be issued. Checks the database and the key-encryption keys."""
-    await services.check_ready()
+    """Check whether requests can be served, and certificates issued.
+
+    Checks the database and the key-encryption keys. If the database's disk is full, the status is `not issuing`, with a
+    reason. The answer is still 200, so that load balancers keep sending requests that read or revoke.
+    """
+    problem = await services.check_ready()
     context_of(request).quiet = True
-    return responses.json_response({"status": "ready"}, headers=responses.NO_STORE)
+    body: dict[str, object] = (
+        {"status": "ready"} if problem is None else {"status": "not issuing", "reason": problem}
+    )
+    return responses.json_response(body, headers=responses.NO_STORE)
 
 
 @router.get("/metrics", responses=_METRICS, response_class=Response)

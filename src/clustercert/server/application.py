@@ -56,7 +56,9 @@ from clustercert.store.access_requests import AccessRequestQueries
 from clustercert.store.certificates.maintenance import CertificateMaintenance
 from clustercert.store.clusters.ca_rotations import RUNNING, CaRotationQueries, RotationCounts
 from clustercert.store.clusters.registry import ClusterQueries
+from clustercert.store.disk_space import DiskSpace
 from clustercert.store.engine.database import Database
+from clustercert.store.engine.failures import DISK_FULL
 from clustercert.store.job_cursors import JobCursor
 from clustercert.store.kubernetes.credential_usage import CredentialUsageQueries
 from clustercert.wiring import (
@@ -97,17 +99,21 @@ VERIFICATION_AGES = {f"{days}d": timedelta(days=days) for days in (7, 30, 90)}
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether the database can be used, and the data keys were decrypted.
+    """Whether the database can be used, the data keys were decrypted, and the disk has space for certificates.
 
     Attributes:
-        custody: the data keys; `None` if the process needs no keys.
+        custody: the data keys; `None` if the process issues nothing and needs no keys.
     """
 
     database: Database
     custody: Custody | None
+    disk_space: DiskSpace
 
-    async def check(self) -> None:
-        """Raise Unavailable if the database or the keys can't be used. `__cause__` has the reason, for the log only."""
+    async def check(self) -> str | None:
+        """Return why the process can issue no certificates, although it serves other requests, or None if it can.
+
+        Raises Unavailable if the database or the keys can't be used. `__cause__` has the reason, for the log only.
+        """
         try:
             await self.database.ping()
         except StoreFault as failure:
@@ -115,13 +121,18 @@ class Readiness:
                 "Not ready: the database can't be used. See the log.", retry_after=None
             ) from failure
         except Unavailable as failure:
-            raise Unavailable("Not ready: the database does not answer.") from failure
+            raise Unavailable(f"Not ready. {failure.message}") from failure
         if self.custody is None:
-            return
+            return None
         try:
             self.custody.require_opened()
         except Unavailable as failure:
             raise Unavailable(f"Not ready. {failure.message} See the log.", retry_after=5) from failure
+        try:
+            self.disk_space.require()
+        except Unavailable as failure:
+            return failure.message
+        return DISK_FULL if self.database.lacks_space else None
 
 
 class StoreGauges:
@@ -460,7 +471,9 @@ def services_of(components: Components, role: ServerRole) -> Services:
         oidc=components.oidc,
         failure_limit=FailureLimit(settings.limits.failures_per_minute),
         generation=components.database.generation,
-        check_ready=Readiness(components.database, components.custody if role != "webhook" else None).check,
+        check_ready=Readiness(
+            components.database, components.custody if role != "webhook" else None, components.disk_space
+        ).check,
         update_gauges=StoreGauges(
             components.database,
             components.certificates,

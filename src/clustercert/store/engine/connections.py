@@ -52,6 +52,9 @@ POOL_SIZE = 8
 # with the server's error, which leaves the connection usable.
 STATEMENT_SECONDS = 3.0
 _GRACE_SECONDS = 0.5
+# The share of the time-out for which a statement waits for a lock. Less than all of it, so that the error names the
+# lock.
+_LOCK_SHARE = 0.9
 # A process that is suspended during a transaction must not keep rows locked for longer than this.
 _IDLE_SECONDS = 10
 # Network devices drop idle connections, often after four minutes. So connections are replaced earlier.
@@ -107,6 +110,7 @@ def _postgresql(
     parameters = dict(_ALWAYS)
     if statement_seconds is not None:
         parameters["statement_timeout"] = str(int(statement_seconds * 1000))
+        parameters["lock_timeout"] = str(int(statement_seconds * 1000 * _LOCK_SHARE))
         parameters["idle_in_transaction_session_timeout"] = str(_IDLE_SECONDS * 1000)
 
     def prepare(connection: "AsyncAdapt_asyncpg_connection", entry: ConnectionPoolEntry) -> None:

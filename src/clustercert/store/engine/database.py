@@ -38,7 +38,7 @@ from clustercert.store.engine.connections import (
     new_engine,
     new_sqlite_writer,
 )
-from clustercert.store.engine.failures import SHARED_SESSIONS, failures_translated
+from clustercert.store.engine.failures import DISK_FULL, SHARED_SESSIONS, failures_translated
 from clustercert.store.engine.generation import Generation
 from clustercert.store.engine.transaction import RolledBack, Transaction, roll_back_if_asked
 from clustercert.store.engine.writer import NothingBegun, Writer
@@ -68,6 +68,7 @@ class Database:
 
     Attributes:
         generation: the number that tells caches when to drop their entries; see the module `generation`.
+        lacks_space: whether the last `insert` failed because the database's disk is full.
         engine, writing_engine: the engines for reading and for writing, which are the same on PostgreSQL.
     """
 
@@ -84,6 +85,7 @@ class Database:
             data_dir: the service's data folder. Errors name its owner.
         """
         self.url = make_url(url)
+        self.lacks_space = False
         self._failures = partial(failures_translated, self.url, data_dir)
         self._busy_seconds = busy_seconds
         self._writer_slots = WriterSlots(_WRITERS, self._still_running)
@@ -164,11 +166,16 @@ class Database:
         inserts = tuple((statement, rows) for statement, rows in inserts if rows)
         if not inserts:
             return
-        if self._writer is not None:
-            with self._failures():
-                await self._writer.run(insert_into_sqlite, inserts)
-        else:
-            await self._insert_by_statement(inserts)
+        try:
+            if self._writer is not None:
+                with self._failures():
+                    await self._writer.run(insert_into_sqlite, inserts)
+            else:
+                await self._insert_by_statement(inserts)
+        except Unavailable as failure:
+            self.lacks_space = self.lacks_space or failure.message == DISK_FULL
+            raise
+        self.lacks_space = False
 
     async def _insert_by_statement(self, inserts: Inserts) -> None:
         """Insert with one statement outside of a transaction, in one round trip."""

@@ -31,6 +31,10 @@ from clustercert.store.engine.writer import NOT_NOW, NothingBegun
 
 DISK_FULL = "The database's disk is full. Ask the operator to free space."
 _DISK_FULL_RETRY_SECONDS = 60
+LOCKED = (
+    "Another transaction has locked a part of the database for too long, such as a backup or a long query. Try again"
+    " later."
+)
 SHARED_SESSIONS = (
     "The connection pooler in front of the database lends a server session for one transaction only. The"
     " settings that make commits durable would then not apply to all transactions. Set the pooler to session pooling"
@@ -44,11 +48,12 @@ _REJECTED = frozenset({"22", "23", "42"})
 # restored.
 _NO_SUCH_TABLE = "42P01"
 # Source: PostgreSQL, appendix A, error codes.
-_NO_LOGIN, _NO_DATABASE, _NO_RIGHT, _SERVER_DISK_FULL = (
+_NO_LOGIN, _NO_DATABASE, _NO_RIGHT, _SERVER_DISK_FULL, _LOCK_NOT_AVAILABLE = (
     frozenset({"28000", "28P01"}),
     "3D000",
     "42501",
     "53100",
+    "55P03",
 )
 # Prepared statements are missing, or exist already, only if a pooler runs the driver's session in several sessions.
 _PREPARED_ELSEWHERE = frozenset({"26000", "42P05"})
@@ -93,7 +98,7 @@ def failures_translated(url: URL, data_dir: Path | None = None) -> Iterator[None
             raise
         if _is_disk_full(error):
             raise Unavailable(DISK_FULL, retry_after=_DISK_FULL_RETRY_SECONDS) from error
-        raise Unavailable(NOT_NOW) from error
+        raise Unavailable(LOCKED if _sqlstate(error) == _LOCK_NOT_AVAILABLE else NOT_NOW) from error
 
 
 def is_lasting(error: BaseException) -> bool:
