@@ -114,11 +114,37 @@ def test_a_clusters_are_those_of_the_cluster(place: Place) -> None:
         assert place.get(who, place.project(f"/clusters/{foreign.id}/certificates")).status_code == 404
 
 
-def test_everywhere_is_for_operators(place: Place) -> None:
+def test_everywhere_is_for_operators_and_admins_of_projects(place: Place) -> None:
     everything = place.expected(clusters=("plain", "eip", "foreign"))
     assert place.listed("operator", f"{OWN}/certificates") == everything
-    for who in ("admin", "member", "stranger"):
+    assert place.listed("admin", f"{OWN}/certificates") == place.expected()
+    assert place.listed("stranger", f"{OWN}/certificates") == place.expected(clusters=("foreign",))
+    for who in ("member", "reader"):
         assert place.get(who, f"{OWN}/certificates").status_code == 403
+
+
+def test_a_certificate_is_listed_by_its_numbers(place: Place) -> None:
+    certificates = f"{OWN}/certificates"
+    _, _, issued = place.issued[0]
+    digits = fingerprint(issued).hex()
+    colons = ":".join(digits[start : start + 2] for start in range(0, 64, 2)).upper()
+    for name in (digits[:8], digits, f"X509SHA256={digits}", colons, credential_number_of(issued)):
+        assert place.listed("operator", certificates, certificate=name) == [digits], name
+        assert place.listed("admin", certificates, certificate=name) == [digits], name
+        # Another project's certificates do not exist.
+        assert place.listed("stranger", certificates, certificate=name) == [], name
+        assert place.listed("reader", place.project("/certificates"), certificate=name) == [], name
+    assert (
+        place.listed("operator", certificates, certificate="JTI=5b3a1c52-7c5e-4a31-9c93-6a7cf1b7f0aa") == []
+    )
+
+
+def test_certificates_are_listed_by_domain(place: Place) -> None:
+    everything, certificates = place.expected(clusters=("plain", "eip", "foreign")), f"{OWN}/certificates"
+    [domain] = {each["project_domain"] for each in place.get("operator", certificates).json()["certificates"]}
+    assert place.listed("operator", certificates, domain=domain) == everything
+    assert place.listed("stranger", certificates, domain=domain) == place.expected(clusters=("foreign",))
+    assert place.listed("operator", certificates, domain="nowhere") == []
 
 
 def test_everybody_sees_their_own_of_all_projects(place: Place) -> None:
@@ -304,6 +330,8 @@ def test_lists_are_narrowed_and_come_in_pages(place: Place) -> None:
         ("user=" + "x" * 256, "user"),
         ("user=%00", "user"),
         ("cluster=", "cluster"),
+        ("certificate=alice", "certificate"),
+        ("revoked_use_after=yesterday", "revoked_use_after"),
     ],
 )
 def test_a_query_that_says_nothing_clear_is_refused(place: Place, query: str, said: str) -> None:

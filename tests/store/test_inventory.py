@@ -69,6 +69,11 @@ async def ledger(database: Database, store: Store) -> list[CertificateRecord]:
                 "UPDATE certificate SET first_seen_at = not_before, last_seen_at = not_after WHERE fingerprint = ?",
                 record.fingerprint,
             )
+        if number % 2 == 0:
+            # Whether this was after the revocation depends on the certificate.
+            store.execute(
+                "UPDATE certificate SET revoked_used_at = not_after WHERE fingerprint = ?", record.fingerprint
+            )
     return records
 
 
@@ -158,6 +163,30 @@ FILTERS: dict[str, tuple[CertificateFilter, Callable[[CertificateView], bool]]] 
         CertificateFilter(seen_after=NOW),
         lambda it: it.last_seen_at is not None and it.last_seen_at >= NOW,
     ),
+    "first digits": (
+        CertificateFilter(certificate="a"),
+        lambda it: it.fingerprint.hex().startswith("a"),
+    ),
+    "first digits in a project": (
+        CertificateFilter(certificate="a", project="project-2"),
+        lambda it: it.fingerprint.hex().startswith("a") and it.project_id == "project-2",
+    ),
+    "used after revocation": (
+        CertificateFilter(revoked_use_after=NOW - HOUR),
+        lambda it: it.used_after_revocation_at is not None and it.used_after_revocation_at >= NOW - HOUR,
+    ),
+    "used after revocation by a user": (
+        CertificateFilter(revoked_use_after=NOW - 9 * HOUR, user="bob"),
+        lambda it: it.used_after_revocation_at is not None and it.user_id == "bob",
+    ),
+    "without the service's own": (
+        CertificateFilter(without_own=True, project="project-1"),
+        lambda it: it.project_id == "project-1",
+    ),
+    "live, ends before": (
+        CertificateFilter(state="live", expires_before=NOW + 2 * HOUR),
+        lambda it: it.state(NOW) == "live" and it.not_after < NOW + 2 * HOUR,
+    ),
     "several": (
         CertificateFilter(
             project="project-1", state="live", key_origin="generated", expires_before=NOW + 3 * HOUR
@@ -181,6 +210,29 @@ async def test_each_filter_gives_what_it_says_whatever_the_pages_are(
         for max_scanned, limit in ((MAX_SCANNED, 500), (9, 4), (len(listed), 20)):
             found = await paged(InventoryQueries(database, max_scanned), wanted, limit)
             assert found == expected, (name, max_scanned, limit)
+
+
+async def test_a_list_of_some_projects_has_only_their_certificates(
+    database: Database, ledger: list[CertificateRecord]
+) -> None:
+    admin = caller(in_projects={"project-2": ("admin",), "project-1": ("member",)})
+    own = [each for each in await everything(database) if each.project_id == "project-2"]
+    for max_scanned in (MAX_SCANNED, 4):
+        inventory = Inventory(
+            InventoryQueries(database, max_scanned),
+            Registered(),
+            AccessReports(AccessReportQueries(database), lambda: NOW),
+            lambda: NOW,
+        )
+        for wanted, fits in FILTERS.values():
+            found, before, more = list[CertificateView](), None, True
+            while more:
+                page = await inventory.certificates_of_all_projects(admin, wanted, limit=3, before=before)
+                found += page.items
+                before, more = page.next, page.next is not None
+                # The end of a page says nothing about certificates of other projects.
+                assert not more or before in {each.id for each in own}
+            assert found == [each for each in own if fits(each)]
 
 
 async def test_a_page_that_looked_at_enough_ends_there_though_it_found_nothing(

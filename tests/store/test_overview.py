@@ -13,6 +13,7 @@ from clustercert.model.errors import Forbidden
 from clustercert.model.kubernetes import CA_PROVER, SERVICE, VERIFIER
 from clustercert.store import tables
 from clustercert.store.access_requests import AccessRequestQueries
+from clustercert.store.certificates.lists import CertificateFilter, InventoryQueries
 from clustercert.store.certificates.revocations import RevocationQueries
 from clustercert.store.clusters.fleet import FleetQueries
 from clustercert.store.clusters.overview import LiveCounts, OverviewQueries, RunningRotations, UnknownCounts
@@ -164,6 +165,13 @@ async def test_revoked_certificates_count_where_no_control_stops_them(
     assert await queries.revoked_accepted(None, NOW) == 3
     assert await queries.revoked_accepted(ONE, NOW) == 2
     assert await queries.revoked_accepted(None, NOW + 10 * DAY) == 0
+    inventory = InventoryQueries(scene.database)
+    accepted = await inventory.page(CertificateFilter(accepted=True), NOW, limit=10)
+    assert [each.cluster_id for each in accepted.items] == [
+        scene.clusters[name].id for name in ("a", "b", "a")
+    ]
+    own = await inventory.page(CertificateFilter(accepted=True), NOW, limit=10, projects=ONE)
+    assert [each.cluster_id for each in own.items] == [scene.clusters["a"].id] * 2
 
 
 async def test_clusters_are_counted_by_how_well_they_enforce(

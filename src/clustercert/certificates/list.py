@@ -21,8 +21,8 @@ from clustercert.store.certificates.views import CertificateView, VisibleCertifi
 from clustercert.store.clusters.registry import ClusterLookup, require_cluster
 
 ONLY_READERS = (
-    "Only operators and auditors can see the certificates of all projects. Request only your own (own=true), or name a"
-    " project."
+    "Only operators, auditors and project admins can see the certificates of others. Request only your own (own=true),"
+    " or name a project."
 )
 
 
@@ -93,16 +93,20 @@ class Inventory:
     async def certificates_of_all_projects(
         self, caller: Caller, filters: CertificateFilter, *, limit: int, before: int | None, own: bool = False
     ) -> Page:
-        """List the certificates of all users in all projects or, with `own`, only the caller's certificates.
+        """List the certificates of all users or, with `own`, only the caller's certificates.
 
-        Includes the caller's certificates in projects where the caller has no role any more. Without `own`, raises
-        Forbidden if the caller is neither an operator nor an auditor.
+        Operators and auditors list all projects, and admins the projects that they administer. With `own`, includes the
+        caller's certificates in projects where the caller has no role any more. Without `own`, raises Forbidden for
+        other callers.
         """
         if own:
             filters = _own(caller, filters)
             return await self.queries.page(filters, self.now(), limit=limit, before=before, scope="user")
-        require_reader(caller, ONLY_READERS)
-        return await self.queries.page(filters, self.now(), limit=limit, before=before)
+        projects = administered_projects(caller)
+        if not projects or reads_everything(caller):
+            require_reader(caller, ONLY_READERS)
+            return await self.queries.page(filters, self.now(), limit=limit, before=before)
+        return await self.queries.page(filters, self.now(), limit=limit, before=before, projects=projects)
 
     async def show(self, caller: Caller, project_id: str, cluster_id: str, name: str) -> CertificateView:
         """Find a cluster's certificate by fingerprint, credential number or serial (lower-case hex).

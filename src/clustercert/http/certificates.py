@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cryptography import x509
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from clustercert.certificates.recorder import certificate_name
@@ -36,10 +36,21 @@ class ListParameters(BaseModel):
     )
 
 
+def _digits(text: str) -> str:
+    name = certificate_name(text, abbreviated=True)
+    if name is None:
+        raise ValueError("write a fingerprint or its first digits, a credential number, a serial, or JTI=ID")
+    return name
+
+
+_Certificate = Annotated[query.Text, AfterValidator(_digits)]
 ListDep = Annotated[ListParameters, Query()]
-FilterDep = Annotated[CertificateFilter, Depends(query.parsed_filter(CertificateFilter))]
+FilterDep = Annotated[
+    CertificateFilter, Depends(query.parsed_filter(CertificateFilter, certificate=_Certificate))
+]
 ClusterFilterDep = Annotated[
-    CertificateFilter, Depends(query.parsed_filter(CertificateFilter, without=["cluster"]))
+    CertificateFilter,
+    Depends(query.parsed_filter(CertificateFilter, without=["cluster", "domain"], certificate=_Certificate)),
 ]
 
 
@@ -235,8 +246,9 @@ async def list_of_cluster(
 async def list_everywhere(call: CallDep, page: PageDep, filters: FilterDep, parameters: ListDep) -> Response:
     """List certificates of all projects.
 
-    Operators and auditors see all certificates. Other callers must send own=true, and see only their own certificates,
-    including certificates in projects where they no longer have a role.
+    Operators and auditors see all certificates, and admins of projects the certificates of these projects. Other
+    callers must send own=true, and see only their own certificates, including certificates in projects where they no
+    longer have a role.
     """
     found = await call.services.inventory.certificates_of_all_projects(
         call.caller,

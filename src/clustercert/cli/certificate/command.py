@@ -605,6 +605,35 @@ class FilterOptions:
         str | None,
         typer.Option(metavar="REQUEST", help="List only certificates of the access request with this id."),
     ] = None
+    domain: Annotated[
+        str | None,
+        typer.Option(metavar="DOMAIN", help="List only certificates for clusters of this domain, by name."),
+    ] = None
+    certificate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIGITS",
+            help="List only certificates whose fingerprint begins with these digits, or with this number.",
+        ),
+    ] = None
+    revoked_use_after: Annotated[
+        datetime | None,
+        typer.Option(
+            parser=past_time,
+            metavar="TIME",
+            help="List only certificates that an API server accepted after their revocation, since TIME.",
+        ),
+    ] = None
+    accepted: Annotated[
+        bool,
+        typer.Option(
+            "--accepted", help="List only revoked certificates that clusters accept until they expire."
+        ),
+    ] = False
+    without_own: Annotated[
+        bool,
+        typer.Option("--without-own", help="Leave out the certificates of the service itself."),
+    ] = False
 
     def query(self, client: "AdministrationClient") -> dict[str, str]:
         """Return the query parameters of the API request.

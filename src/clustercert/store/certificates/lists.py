@@ -1,6 +1,6 @@
 """Lists of issued certificates."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -24,10 +24,14 @@ from clustercert.store.certificates.views import (
     CertificateLookup,
     CertificateView,
     certificate_views,
+    is_named,
     is_revoked,
+    is_used_after_revocation,
     is_verification,
     view_query,
 )
+from clustercert.store.clusters.ca_rotations import OWN_USERS
+from clustercert.store.clusters.overview import Projects, is_accepted_though_revoked
 from clustercert.store.clusters.registry import select_named
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.keyset_pagination import (
@@ -45,6 +49,8 @@ Scope = Literal["project", "user", "cluster"]
 # A page reads at most this many index entries, even if few of them match the filter. So the cost of a page does not
 # grow with the ledger.
 MAX_SCANNED = 2000
+# The maximum number of ids in one statement.
+_MAX_IDS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ class CertificateFilter:
     """Selects certificates. A field that is `None` does not filter. The described fields are parameters of the API.
 
     A field `…_before` excludes the given time, and a field `…_after` includes it. `user_name` is compared as
-    `belongs_to` says.
+    `belongs_to` says. `certificate` is in lower-case hex here, see `recorder.certificate_name`.
     """
 
     project: str | None = None
@@ -83,6 +89,26 @@ class CertificateFilter:
     )
     access_request: Annotated[str | None, "Only certificates of this access request, by id."] = None
     cluster: Annotated[str | None, "Only certificates for this cluster, by id."] = None
+    domain: Annotated[str | None, "Only certificates for clusters of this domain, by the domain's name."] = (
+        None
+    )
+    certificate: Annotated[
+        str | None,
+        "Only certificates with this credential number, serial, or fingerprint, complete or its first digits. Also a"
+        " credential id of an audit log: `X509SHA256=` and a fingerprint, or `JTI=` and the id of a token.",
+    ] = None
+    revoked_use_after: Annotated[
+        datetime | None,
+        "Only revoked certificates that an API server accepted after the revocation, at or after this time, RFC 3339.",
+    ] = None
+    accepted: Annotated[
+        bool,
+        "Only revoked certificates that have not expired, in clusters where nothing stops them: what the overview"
+        " counts as `revoked_accepted`.",
+    ] = False
+    without_own: Annotated[
+        bool, "Without the certificates of the service itself, with which it verifies clusters."
+    ] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +156,16 @@ class InventoryQueries(CertificateLookup):
         limit: int,
         before: int | None = None,
         scope: Scope | None = None,
+        projects: Projects = None,
     ) -> Page:
         """Return a page of the certificates that the filter selects, with ids below `before`.
 
         Scans the index of the column of `scope`, by default the first filter in `_SCOPES` that is given. The end of an
         incomplete page reveals how many rows have the same value in this column, so the caller must be allowed to
-        see all these rows.
+        see all these rows. With a filter that selects few certificates, scans only those; see `_few`.
+
+        Args:
+            projects: the ids of the projects whose certificates are listed; None for all.
         """
         given = {name: getattr(certificate_filter, name) for name in _CONDITIONS}
         given = {name: value for name, value in given.items() if value not in (None, False)}
@@ -153,6 +183,9 @@ class InventoryQueries(CertificateLookup):
             "lowest": FIRST_ID,
         }
         values["user_domain"], values["user_name_in_domain"] = name_parts(certificate_filter.user_name or "")
+        if few := _few(certificate_filter, scope, projects, now):
+            matching = _statements(frozenset(given), certificate_filter.state, None, by_row_values=False)[1]
+            return await self._page_of(few, matching, values, limit)
         # The id of the last row that this page may scan; None if fewer rows are left, or if all rows match.
         lowest = None
         async with self._database.read() as connection:
@@ -164,6 +197,28 @@ class InventoryQueries(CertificateLookup):
         if len(found) > limit:
             return Page(found[:limit], found[limit - 1].id)
         return Page(found, lowest)
+
+    async def _page_of(
+        self,
+        few: Sequence[ColumnElement[bool]],
+        matching: Select[Any],
+        values: Mapping[str, object],
+        limit: int,
+    ) -> Page:
+        """Return a page of the certificates that meet the conditions `few`, and that `matching` selects."""
+        # A function wraps the column, so that the planner uses the index of one of the conditions.
+        row_id = func.coalesce(_certificate.c.id, _certificate.c.id)
+        scanned = select(row_id).where(*few, row_id < values["before"]).order_by(row_id.desc())
+        found: list[CertificateView] = []
+        async with self._database.read() as connection:
+            ids = (await connection.scalars(scanned.limit(self._max_scanned))).all()
+            for start in range(0, len(ids), _MAX_IDS):
+                part = matching.where(_certificate.c.id.in_(ids[start : start + _MAX_IDS]))
+                left = {"limit": limit + 1 - len(found)}
+                found += await certificate_views(connection, part, {**values, **left})
+                if len(found) > limit:
+                    return Page(tuple(found[:limit]), found[limit - 1].id)
+        return Page(tuple(found), ids[-1] if len(ids) == self._max_scanned else None)
 
     async def live(self, now: datetime, *, limit: int) -> tuple[CertificateView, ...]:
         """Return at most `limit` valid and unrevoked certificates, latest expiry first."""
@@ -261,6 +316,7 @@ _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "seen_after": _certificate.c.last_seen_at >= bindparam("seen_after"),
     "never_seen": _certificate.c.last_seen_at.is_(None),
     "access_request": _certificate.c.access_request_id == bindparam("access_request"),
+    "without_own": _certificate.c.user_id.not_in(OWN_USERS),
 }
 _STATES: Mapping[CertificateState | None, tuple[ColumnElement[bool], ...]] = {
     None: (),
@@ -271,6 +327,36 @@ _STATES: Mapping[CertificateState | None, tuple[ColumnElement[bool], ...]] = {
 # The first of these filters that is given selects the index. A list of one project's certificates must not
 # read rows of other projects, and a user usually has fewer rows than a cluster.
 _SCOPES: tuple[Scope, ...] = ("project", "user", "cluster")
+
+
+def _few(
+    selected: CertificateFilter, scope: Scope | None, projects: Projects, now: datetime
+) -> list[ColumnElement[bool]]:
+    """Return the conditions that select few certificates by an index; none if the filter has no such condition.
+
+    They include the condition on the column of `scope`, so that the end of an incomplete page reveals nothing more.
+    """
+    conditions: list[ColumnElement[bool]] = []
+    if projects is not None:
+        conditions.append(_certificate.c.project_id.in_(projects))
+    if selected.domain is not None:
+        project, domain = tables.project, tables.domain
+        of_domain = select(project.c.id).join(domain, domain.c.id == project.c.domain_id)
+        conditions.append(_certificate.c.project_id.in_(of_domain.where(domain.c.name == selected.domain)))
+    if selected.certificate is not None:
+        conditions.append(is_named(selected.certificate))
+    if selected.revoked_use_after is not None:
+        conditions += [
+            _certificate.c.revoked_used_at >= selected.revoked_use_after,
+            is_used_after_revocation(),
+        ]
+    if selected.accepted:
+        conditions += is_accepted_though_revoked(projects, now)
+    if scope is None and selected.state == "live" and selected.expires_before is not None:
+        conditions += [_certificate.c.not_after > now, _certificate.c.not_after < selected.expires_before]
+    if conditions and scope is not None:
+        conditions.append(_certificate.c[f"{scope}_id"] == getattr(selected, scope))
+    return conditions
 
 
 @lru_cache(maxsize=128)

@@ -4,9 +4,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     ScalarSelect,
     Select,
@@ -23,6 +24,8 @@ from clustercert.model.issuance import VERIFICATIONS
 from clustercert.store import tables
 from clustercert.store.engine.queries import Queries
 from clustercert.store.engine.transaction import Transaction
+
+T = TypeVar("T")
 
 _certificate, _revocation = tables.certificate, tables.revocation
 
@@ -50,7 +53,13 @@ def is_verification() -> ColumnElement[bool]:
 
 def wider_revocation_id() -> ColumnElement[int | None]:
     """Return the id of a user or cluster revocation that covers a row of `certificate`, with three index lookups."""
-    return func.coalesce(*(_first_wider_revocation(*scope) for scope in _scopes()))
+    return func.coalesce(*(_first_wider_revocation(_revocation.c.id, *scope) for scope in _scopes()))
+
+
+def is_used_after_revocation() -> ColumnElement[bool]:
+    """Return a condition that matches certificates with `CertificateView.used_after_revocation_at`."""
+    wider = (_first_wider_revocation(_revocation.c.at, *scope) for scope in _scopes())
+    return _certificate.c.revoked_used_at > func.coalesce(_certificate.c.revoked_at, *wider)
 
 
 def revoked_later() -> ColumnElement[bool]:
@@ -90,14 +99,16 @@ def _scopes() -> tuple[_Scope, ...]:
 
 
 def _wider_revocations(
-    column: ColumnElement[int], user_id: ColumnElement[str], cluster_id: ColumnElement[str]
-) -> Select[int]:
+    column: ColumnElement[T], user_id: ColumnElement[str], cluster_id: ColumnElement[str]
+) -> Select[T]:
     in_scope = and_(_revocation.c.user_id == user_id, _revocation.c.cluster_id == cluster_id, revoked_later())
     return select(column).select_from(_revocation).where(in_scope).correlate(_certificate)
 
 
-def _first_wider_revocation(user_id: ColumnElement[str], cluster_id: ColumnElement[str]) -> ScalarSelect[int]:
-    query = _wider_revocations(_revocation.c.id, user_id, cluster_id)
+def _first_wider_revocation(
+    column: Column[T], user_id: ColumnElement[str], cluster_id: ColumnElement[str]
+) -> ScalarSelect[T]:
+    query = _wider_revocations(column, user_id, cluster_id)
     # Order by all columns of the index, although the fingerprint is NULL in revocations of users and clusters. Without
     # the fingerprint, PostgreSQL would not use the order of the index and would sort the rows.
     return query.order_by(_revocation.c.fingerprint, _revocation.c.epoch).limit(1).scalar_subquery()
@@ -236,6 +247,15 @@ class CertificateLookup(Queries):
                 if found := await certificate_views(connection, query.where(condition)):
                     return found
         return ()
+
+
+def is_named(name: str) -> ColumnElement[bool]:
+    """Return a condition that matches certificates by credential number, serial or the first digits of a fingerprint.
+
+    `name`: at most 64 digits in lower-case hex.
+    """
+    of_number = or_(_certificate.c.credential_number == name, _certificate.c.serial == name)
+    return or_(of_number, _fingerprint_begins(name))
 
 
 def _fingerprint_begins(digits: str) -> ColumnElement[bool]:

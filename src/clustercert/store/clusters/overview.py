@@ -160,22 +160,8 @@ class OverviewQueries(Queries):
         return sum(each.used_after_revocation_at is not None for each in found)
 
     async def revoked_accepted(self, projects: Projects, now: datetime) -> int:
-        """Count the revoked certificates that have not expired, in clusters where no control stops them.
-
-        Leaves out the service's own certificates.
-        """
-        state, contacts = enforcement_state(ids_in(projects), now)
-        clusters = (
-            select(_cluster.c.id)
-            .select_from(_cluster.outerjoin(contacts, contacts.c.cluster_id == _cluster.c.id))
-            .where(in_projects(projects), state.in_(UNENFORCED))
-        )
-        query = select(func.count()).where(
-            _certificate.c.not_after > now,
-            _certificate.c.user_id.not_in(OWN_USERS),
-            _certificate.c.cluster_id.in_(clusters),
-            is_revoked(),
-        )
+        """Count the certificates that match `is_accepted_though_revoked`."""
+        query = select(func.count()).where(*is_accepted_though_revoked(projects, now))
         return await self._scalar(query) or 0
 
     async def enforcement(self, projects: Projects, now: datetime) -> Mapping[EnforcementState, int]:
@@ -243,6 +229,25 @@ def enforcement_state(
         (or_(verified_at.is_(None), verified_at < now - VERIFICATION_COUNTS), "unverified"),
     ]
     return case(*states, else_="verified"), contacts
+
+
+def is_accepted_though_revoked(projects: Projects, now: datetime) -> list[ColumnElement[bool]]:
+    """Return conditions that match revoked certificates that have not expired, in clusters where nothing stops them.
+
+    Leaves out the service's own certificates.
+    """
+    state, contacts = enforcement_state(ids_in(projects), now)
+    clusters = (
+        select(_cluster.c.id)
+        .select_from(_cluster.outerjoin(contacts, contacts.c.cluster_id == _cluster.c.id))
+        .where(in_projects(projects), state.in_(UNENFORCED))
+    )
+    return [
+        _certificate.c.not_after > now,
+        _certificate.c.user_id.not_in(OWN_USERS),
+        _certificate.c.cluster_id.in_(clusters),
+        is_revoked(),
+    ]
 
 
 def is_ready(now: datetime) -> ColumnElement[bool]:
