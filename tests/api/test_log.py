@@ -15,16 +15,17 @@ from support.service import Service
 from support.wait import SECONDS
 
 # The number of requests that the script sends.
-REQUESTS = 18
+REQUESTS = 21
 
 
 @dataclass
 class Logged:
-    """What a process logged, and the secrets that it used."""
+    """What a process logged, the secrets that it used, and the names of people by their ids."""
 
     out: str
     err: str
     secrets: list[str]
+    people: dict[str, str]
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -40,7 +41,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
     folder = tmp_path_factory.mktemp("logged")
     done = programs.run("logged_service", "client-requests", folder)
     assert done.returncode == 0, done.stderr
-    return Logged(done.stdout, done.stderr, json.loads((folder / "secrets.json").read_text()))
+    secrets, people = (json.loads((folder / f"{name}.json").read_text()) for name in ("secrets", "people"))
+    return Logged(done.stdout, done.stderr, secrets, people)
 
 
 def test_no_secret_is_in_the_log(logged: Logged) -> None:
@@ -80,13 +82,42 @@ def test_a_path_cannot_forge_a_line_or_a_colour(logged: Logged) -> None:
 
 
 def test_what_was_issued_is_named_by_its_fingerprint(logged: Logged) -> None:
-    issued = [line for line in logged.requests if line["status"] == 200]
+    issued = [line for line in logged.requests if line["path"].endswith("cert") and line["status"] == 200]
     assert len(issued) == 3
     for line in issued:
-        assert len(line["fingerprint"]) == 64
-        assert line["user"]
-        assert line["cluster"]
+        assert len(line["target_fingerprint"]) == 64
+        assert line["target_username"] == line["caller_id"]
+        assert line["target_cluster_id"]
         assert line["level"] == "info"
+
+
+def test_each_line_of_an_authenticated_request_names_the_caller(logged: Logged) -> None:
+    authenticated = [line for line in logged.requests if line["status"] in (200, 201, 303, 403, 500, 503)]
+    assert len(authenticated) == 9
+    names = [(line["caller_id"], line["caller"]) for line in authenticated]
+    assert set(names) <= logged.people.items()
+    assert {name.partition("/")[2] for _, name in names} == {"admin", "inspector", "operator"}
+    requests = {line["request_id"]: line["caller_id"] for line in authenticated}
+    others = [line for line in logged.lines if line["event"] == "unexpected error"]
+    assert [line["caller_id"] for line in others] == [requests[line["request_id"]] for line in others]
+    [refused] = [line for line in logged.requests if line["status"] == 403]
+    assert refused["caller"].endswith("/inspector")
+
+
+def test_a_line_without_authentication_names_no_caller(logged: Logged) -> None:
+    refused = [line for line in logged.requests if line["status"] in (401, 404)]
+    assert refused
+    assert [line for line in refused if "caller_id" in line or "caller" in line] == []
+    assert [line for line in logged.lines if "request_id" not in line and "caller_id" in line] == []
+
+
+def test_the_targets_of_a_revocation_differ_from_its_caller(logged: Logged) -> None:
+    [line] = [line for line in logged.requests if "revocation" in line]
+    assert logged.people[line["caller_id"]].endswith("/admin")
+    assert logged.people[line["target_user_id"]].endswith("/member")
+    assert line["target_cluster_id"]
+    assert line["target_fingerprint"] is None
+    assert [each for each in logged.requests if "user" in each] == []
 
 
 def test_a_refusal_says_in_the_log_why_and_at_which_level(logged: Logged) -> None:

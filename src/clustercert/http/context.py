@@ -9,8 +9,9 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from clustercert.authn.credentials import UnverifiedCredential
-from clustercert.model import Caller, IssueRequest, Origin
+from clustercert.model import Caller, IssueRequest, Origin, User
 from clustercert.model.errors import ClustercertError
+from clustercert.observability import log
 
 _KEY = "clustercert.context"
 
@@ -27,7 +28,8 @@ class RequestContext:
         certificate_of: the project id and cluster id in a request for a certificate; `None` for other requests.
         issue_request: the parsed request for a certificate; `None` until its body is parsed.
         dry_run: whether the request is a dry run: nothing is issued, and denials are not recorded.
-        log_fields: fields to add to the request's log line.
+        log_fields: fields to add to the request's log line. Names of fields about what the request acts on begin with
+            `target_`. The caller is not among these fields: see `log_caller`.
         quiet: whether to log the request at level debug if it succeeds.
         browser_rules: header fields of the response that browsers obey, in place of `responses.BROWSER_RULES`.
         error_page: returns the response to a failure, in place of the JSON of the API.
@@ -54,3 +56,8 @@ def context_of(request: Request | Scope) -> RequestContext:
     """Return the context that the middleware attached to the request."""
     scope = request.scope if isinstance(request, Request) else request
     return cast("RequestContext", scope[_KEY])
+
+
+def log_caller(user: User) -> None:
+    """Add the request's authenticated user to all further log lines of the request, as `caller_id` and `caller`."""
+    log.set_caller(user.id, user.shown_name)

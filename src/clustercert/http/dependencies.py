@@ -22,7 +22,7 @@ from clustercert.clusters.registry import Clusters
 from clustercert.clusters.unknown_tokens import UnknownTokenDeletion
 from clustercert.http import OWN
 from clustercert.http.body import received
-from clustercert.http.context import context_of
+from clustercert.http.context import context_of, log_caller
 from clustercert.http.openapi import max_body_bytes
 from clustercert.http.query import refuse_unknown
 from clustercert.identity.service import Identity
@@ -149,6 +149,7 @@ async def authenticated(request: Request, raw: bytes, services: Services) -> Cal
         services.failure_limit.count(context.origin)
         raise
     context.caller = caller
+    log_caller(caller.user)
     return caller
 
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clustercert.audit.refusals import DenialAudit, FailedAuthentications
 from clustercert.http import responses
-from clustercert.http.context import RequestContext, attach, context_of
+from clustercert.http.context import RequestContext, attach, context_of, log_caller
 from clustercert.http.dependencies import WEBHOOK_PREFIX, base_url
 from clustercert.http.query import check_query
 from clustercert.http.source_address import HEADER, SourceAddresses, peer_address
@@ -218,7 +218,7 @@ class RequestMiddleware:
 
 def _new_context(scope: Scope, deadline: asyncio.Timeout, seconds: float) -> RequestContext:
     request_id = new_id()
-    log.request_id.set(request_id)
+    log.begin_request(request_id)
 
     def extend_deadline() -> None:
         deadline.reschedule(asyncio.get_running_loop().time() + seconds)
@@ -336,6 +336,7 @@ async def record_denial(denials: DenialAudit, scope: Scope, failure: Clustercert
     caller = context.caller
     if caller is None and isinstance(failure, TooManyRequests) and failure.user is not None:
         caller = Caller(failure.user, {}, "login", context.origin)
+        log_caller(failure.user)
     if caller is None or context.dry_run:
         return
     if context.certificate_of is not None:

@@ -541,7 +541,7 @@ async def _page(call: Call, page: RevocationPage) -> Response:
 def _log(request: Request, revocation: Revocation) -> None:
     context_of(request).log_fields |= {
         "revocation": revocation.id,
-        "user": revocation.user_id,
-        "cluster": revocation.cluster_id,
-        "fingerprint": revocation.fingerprint.hex() if revocation.fingerprint is not None else None,
+        "target_cluster_id": revocation.cluster_id,
+        "target_user_id": revocation.user_id,
+        "target_fingerprint": revocation.fingerprint.hex() if revocation.fingerprint is not None else None,
     }

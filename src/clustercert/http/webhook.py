@@ -21,7 +21,7 @@ from clustercert.kubernetes.webhook.authorization import NO_OPINION, TOO_LARGE, 
 from clustercert.kubernetes.webhook.tokens import WrongToken, token_hash
 from clustercert.model import JsonObject
 from clustercert.model.errors import TooLarge, Unauthenticated, Unavailable
-from clustercert.observability import metrics
+from clustercert.observability import log, metrics
 
 
 class SubjectAccessReviewStatus(BaseModel):
@@ -139,6 +139,7 @@ async def receive_audit_events(request: Request, services: ServicesDep, cluster_
     try:
         token = _token(request)
         webhook_config = await services.webhook.tokens.authenticate(cluster_id, token)
+        _log_cluster(cluster_id)
         body = chunks(request, services.options.body_timeout)
         await services.webhook.audit_batches.receive(
             webhook_config, token_hash(token), body, context_of(request).origin
@@ -158,6 +159,7 @@ async def handle_review(request: Request, services: Services, cluster_id: str) -
         last = tokens.last_valid(cluster_id, token)
         if last is None:
             await tokens.authenticate(cluster_id, token)
+        _log_cluster(cluster_id)
         services.webhook.credential_usage.report_token_use(cluster_id, hashed)
         raw = await beginning(request, seconds, MAX_REVIEW)
         if len(raw) > MAX_REVIEW:
@@ -197,6 +199,12 @@ def _decided(request: Request, asked: review.Review, decision: Decision) -> Resp
         return responses.Rendered(review.NO_OPINION[asked.api_version], responses.JSON)
     context_of(request).log_fields["denied"] = decision.outcome
     return responses.Rendered(review.denied(decision.reason, asked.api_version), responses.JSON)
+
+
+def _log_cluster(cluster_id: str) -> None:
+    """Add the authenticated cluster to the log lines of its request, as audit events name clusters."""
+    caller = f"cluster:{cluster_id}"
+    log.set_caller(caller, caller)
 
 
 def _token(request: Request) -> str:

@@ -88,7 +88,7 @@ class Federation:
         try:
             await self._known_users.note_login(user_id, at)
         except Unavailable:
-            logger.warning("last login not stored", user=user_id)
+            logger.warning("last login not stored", user_id=user_id)
 
     async def login(self, user: FederatedUser) -> LoginRoles:
         """Return a user's roles from the database. Raises Unauthenticated if the user may not log in."""

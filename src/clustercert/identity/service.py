@@ -110,8 +110,8 @@ class Identity:
 
     async def change_password(
         self, user_id: str, old: str, new: str, origin: Origin, *, cookie: str | None = None
-    ) -> None:
-        """Change a user's own password, and delete the user's sessions, tokens and temporary keys.
+    ) -> User:
+        """Change a user's own password, and delete the user's sessions, tokens and temporary keys. Returns the user.
 
         The old password is checked as in a login. Raises Unauthenticated if the old password is wrong or was changed
         meanwhile, InvalidRequest for a bad new password, TooManyRequests, or Unavailable.
@@ -131,6 +131,7 @@ class Identity:
             checked_hash=checked_hash,
             kept_session=session_id(cookie) if cookie is not None else None,
         )
+        return user
 
     async def prune(self) -> int:
         """Delete all expired tokens, temporary access keys and sessions, and return the number of deleted rows."""

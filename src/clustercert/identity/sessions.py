@@ -15,7 +15,7 @@ from clustercert.authn.federated import FederatedLookup, FederatedUser, Keystone
 from clustercert.identity.roles import BuiltInUser
 from clustercert.identity.tokens import ByPassword, Tokens
 from clustercert.limits.issuing import UserRates
-from clustercert.model import Actor, Caller, JsonObject, Origin
+from clustercert.model import Actor, Caller, JsonObject, Origin, User
 from clustercert.model.errors import NotFound, Unauthenticated, Unavailable
 from clustercert.model.events.administration import SessionChanged
 from clustercert.model.identity import BUILT_IN
@@ -70,10 +70,11 @@ class KeystoneAccounts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """A new session, and the value of its cookie, which is not stored."""
+    """A new session, its user, and the value of its cookie, which is not stored."""
 
     cookie: str = field(repr=False)
     session: Session
+    user: User
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class Sessions:
         if not self.has_built_in:
             raise Unauthenticated("this service has no built-in users")
         user, confirmed = await self._tokens.password_login(login, origin.network)
-        new = self._new_session(user.id, BUILT_IN, "token", origin)
+        new = self._new_session(user, BUILT_IN, "token", origin)
         if not await self._logins.add_session(new.session, confirmed, self._started(new, origin)):
             raise Unauthenticated("the password was changed, or the user disabled, during the login")
         await self._end_earlier(before, new.session, origin)
@@ -164,7 +165,7 @@ class Sessions:
             before: as in `log_in`.
         """
         user = self._mapped(issuer_url, claims)
-        new = self._new_session(user.user.id, issuer_url, user.method, origin)
+        new = self._new_session(user.user, issuer_url, user.method, origin)
         await self._federation.caller_of_federated_user(_in_session(user, new.session), origin)
         self._rates.count("sessions", user.user)
         session = replace(
@@ -187,7 +188,7 @@ class Sessions:
         token = await keystone.log_in(login)
         caller = await keystone.caller_of_token(token, origin)
         self._rates.count("sessions", caller.user)
-        new = self._new_session(caller.user.id, caller.issuer, caller.method, origin)
+        new = self._new_session(caller.user, caller.issuer, caller.method, origin)
         return await self._begin(new, token, origin, before)
 
     async def find(self, cookie: str, origin: Origin, *, extend: bool = True) -> tuple[Session, Caller]:
@@ -260,11 +261,11 @@ class Sessions:
     def _new_cache(self) -> Cache[str, _CachedSession]:
         return Cache(self._generation, CACHED_SESSIONS)
 
-    def _new_session(self, user_id: str, issuer: str, method: str, origin: Origin) -> NewSession:
+    def _new_session(self, user: User, issuer: str, method: str, origin: Origin) -> NewSession:
         cookie, now = secrets.token_urlsafe(COOKIE_BYTES), self._now()
         session = Session(
             id=session_id(cookie),
-            user_id=user_id,
+            user_id=user.id,
             issuer=issuer,
             method=method,
             address=origin.address,
@@ -272,7 +273,7 @@ class Sessions:
             seen_at=now,
             authenticated_at=now,
         )
-        return NewSession(cookie, session)
+        return NewSession(cookie, session, user)
 
     async def _begin(
         self, new: NewSession, credential: str, origin: Origin, before: str | None

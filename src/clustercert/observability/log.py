@@ -29,6 +29,8 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 """Id of the current trace, added to each of its log lines. Empty outside a trace."""
 
+_caller: ContextVar[tuple[str, str] | None] = ContextVar("caller", default=None)
+
 
 def configure(style: Style | None, level: str = "info", file: Path | None = None) -> None:
     """Set up structlog for this process. For the standard library's logging, see `process_log`."""
@@ -57,6 +59,22 @@ def configure(style: Style | None, level: str = "info", file: Path | None = None
     )
 
 
+def begin_request(new_id: str) -> None:
+    """Add the request id to the lines from now on, and the caller only after `set_caller`."""
+    request_id.set(new_id)
+    _caller.set(None)
+
+
+def set_caller(caller_id: str, name: str) -> None:
+    """Add the authenticated sender of the current request to its lines from now on.
+
+    Args:
+        caller_id: a user's id, or `cluster:` and the id of the cluster whose API server sent the request.
+        name: the user's name with the domain; for a cluster, the same as `caller_id`.
+    """
+    _caller.set((caller_id, name))
+
+
 def configure_command() -> None:
     """Set up structlog for a command. Logs go to standard error, because standard output has the command's result."""
     plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
@@ -68,9 +86,11 @@ def configure_command() -> None:
 
 
 def _with_context(_logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Add the request id, the trace id, the level and the time."""
+    """Add the request id, the caller, the trace id, the level and the time."""
     if request := request_id.get():
         event.setdefault("request_id", request)
+    if caller := _caller.get():
+        event["caller_id"], event["caller"] = caller
     if trace := trace_id.get():
         event["trace_id"] = trace
     event["level"] = method

@@ -14,6 +14,7 @@ import httpx2
 from clustercert.model import Actor, Origin
 from clustercert.wiring import open_components
 from support import world as worlds
+from support.console import Browser
 from support.kubernetes_messages import credential_id, review
 from support.service import Service
 from support.stores import execute
@@ -22,7 +23,7 @@ from support.world import ACTOR, World
 
 def send_requests(service: Service, world: World) -> list[str]:
     """Send them; returns the secrets that were sent and received."""
-    client, admin = service.client, world.people["admin"]
+    client, admin, browser = service.client, world.people["admin"], Browser(service.client)
     secrets = [admin.token, admin.password, world.access_key[1]]
     answers = [
         client.post(world.path(), json={"duration": 1, "reason": "why"}, headers=admin.headers),
@@ -44,6 +45,13 @@ def send_requests(service: Service, world: World) -> list[str]:
         client.post("/v3/auth/tokens", json={"auth": {"identity": {"methods": [admin.token]}}}),
         _login(client, world, admin.password),
         _login(client, world, admin.password + "x"),
+        client.post(
+            world.path(tail="/clustercertrevoke"),
+            json={"userId": world.people["member"].user.id},
+            headers=admin.headers,
+        ),
+        browser.log_in(world.people["operator"]),
+        browser.get("/console/clusters"),
     ]
     assert {answer.status_code for answer in answers} >= {200, 201, 400, 401, 403, 404}, answers
     for answer in answers[:3]:
@@ -51,7 +59,7 @@ def send_requests(service: Service, world: World) -> list[str]:
         user = json.loads(document)["users"][0]["user"] if document else {}
         for value in user.values():
             secrets += [value, *base64.b64decode(value).decode().splitlines()[1:-1]]
-    secrets.append(answers[-2].headers["X-Subject-Token"])
+    secrets += [answers[-5].headers["X-Subject-Token"], *browser.cookies.values()]
     # An internal error: the log has its traceback without the values of variables.
     execute(world.database, "drop table audit_event")
     failed = client.post(world.path(), json={"duration": 1}, headers=admin.headers)
@@ -66,12 +74,20 @@ def _login(client: httpx2.Client, world: World, password: object) -> httpx2.Resp
 
 
 def client_requests(folder: Path) -> None:
-    """Leaves the list of secrets that must not be in the log in `secrets.json`."""
+    """Leaves the list of secrets that must not be in the log in `secrets.json`.
+
+    Leaves the domain and name of each person by the person's id in `people.json`.
+    """
     world = worlds.make(folder)
-    with Service(world.settings(log={"level": "debug", "format": "json"})).running() as service:
+    with Service(
+        world.settings(log={"level": "debug", "format": "json"}, console={"enabled": True})
+    ).running() as service:
         secrets = send_requests(service, world)
     secrets += [line.split()[0] for line in (folder / "kek").read_text().splitlines()]
     (folder / "secrets.json").write_text(json.dumps(secrets))
+    users = [person.user for person in world.people.values()]
+    people = {user.id: f"{user.domain.name}/{user.name}" for user in users}
+    (folder / "people.json").write_text(json.dumps(people))
 
 
 async def _token(world: World) -> str:

@@ -280,10 +280,10 @@ async def handle(
         preview = await services.issuance.preview(caller, project_id, cluster_id, issue_request)
         return responses.private(IssuancePreview.render(preview, kind="IssuancePreview"))
     issued = await services.issuance.issue(caller, project_id, cluster_id, issue_request, authentication)
-    context.log_fields = {
-        "user": issued.grant.username,
-        "cluster": issued.cluster.id,
-        "fingerprint": issued.fingerprint,
+    context.log_fields |= {
+        "target_cluster_id": issued.cluster.id,
+        "target_username": issued.grant.username,
+        "target_fingerprint": issued.fingerprint,
     }
     document = kubeconfig(issued, insecure_external=services.options.insecure_external)
     if prefers(request, _YAML):

@@ -48,7 +48,8 @@ class Api:
     """The API, called with the credential of one session.
 
     Args:
-        context: the context of the request to the console, whose source address and deadline hold for these requests.
+        context: the context of the request to the console, whose source address, deadline and log line are used for
+            these requests, too.
     """
 
     def __init__(self, app: ASGIApp, denials: DenialAudit, context: RequestContext, cookie: str) -> None:
@@ -117,7 +118,10 @@ class Api:
             "server": None,
         }
         context = RequestContext(
-            self._context.origin, self._context.extend_deadline, credential=self._credential
+            self._context.origin,
+            self._context.extend_deadline,
+            credential=self._credential,
+            log_fields=self._context.log_fields,
         )
         attach(scope, context)
         return scope

@@ -14,7 +14,7 @@ from starlette.types import Scope
 
 from clustercert.http.console import forms, rendering
 from clustercert.http.console.api import Api
-from clustercert.http.context import context_of
+from clustercert.http.context import context_of, log_caller
 from clustercert.http.dependencies import Services, base_url
 from clustercert.http.responses import NO_STORE, error, error_headers, error_message, prefers
 from clustercert.model import Caller, utc_now
@@ -390,6 +390,7 @@ async def _visitor(request: Request, services: Services, *, public: bool) -> Vis
         if public:
             return None
         raise
+    log_caller(caller.user)
     return Visitor(cookie, session, caller)
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from clustercert.http import openapi, responses
 from clustercert.http.body import parsed
-from clustercert.http.context import context_of
+from clustercert.http.context import context_of, log_caller
 from clustercert.http.dependencies import (
     CallDep,
     RawBody,
@@ -95,7 +95,7 @@ async def create_token(
         services.failure_limit.check(origin)
     with tracing.span("authenticate"):
         issued = await services.identity.tokens.issue(proof, sent.scope(), origin.network)
-    context_of(request).log_fields["user"] = issued.live.user.id
+    log_caller(issued.live.user)
     return _token_response(request, services.identity, issued.live, issued.text, 201, nocatalog)
 
 
@@ -166,10 +166,10 @@ async def change_password(request: Request, raw: RawBody, services: ServicesDep,
     sent, context = parsed(raw, bodies.PasswordRequest).user, context_of(request)
     services.failure_limit.check(context.origin)
     cookie = context.credential.text if context.credential is not None else None
-    await services.identity.change_password(
+    user = await services.identity.change_password(
         user_id, sent.original_password, sent.password, context.origin, cookie=cookie
     )
-    context.log_fields["user"] = user_id
+    log_caller(user)
     return Response(status_code=204, headers=_PRIVATE)
 
 
@@ -258,8 +258,8 @@ async def create_temporary_key(request: Request, raw: RawBody, services: Service
     sent = parsed(raw, bodies.TemporaryKeyRequest)
     if caller is None:
         caller = await identity.tokens.caller_of_token(sent.token() or "", context_of(request).origin)
+        log_caller(caller.user)
     issued = await identity.access_keys.create_temporary(caller, sent.lifetime())
-    context_of(request).log_fields["user"] = caller.user.id
     credential = bodies.temporary_key(issued)
     return responses.json_response({"credential": credential}, 201, _PRIVATE)
 

@@ -253,7 +253,7 @@ class CredentialUsage:
                 logger.warning(
                     "altered copy of a certificate in use",
                     cluster=use.webhook_config.cluster_id,
-                    user=use.identity.username,
+                    username=use.identity.username,
                     reported_by=use.reporter,
                 )
 
@@ -276,7 +276,7 @@ class CredentialUsage:
                 logger.error(
                     "revoked certificate in use",
                     cluster=use.webhook_config.cluster_id,
-                    user=use.identity.username,
+                    username=use.identity.username,
                     reported_by=use.reporter,
                 )
 

@@ -16,7 +16,7 @@ from clustercert.http.console.visits import (
     set_cookie,
     with_query,
 )
-from clustercert.http.context import context_of
+from clustercert.http.context import context_of, log_caller
 from clustercert.http.responses import error_headers
 from clustercert.identity.sessions import NewSession
 from clustercert.identity.tokens import ByPassword
@@ -68,7 +68,7 @@ async def log_in(visit: Visit) -> Response:
         login = ByPassword(user, visit.form.get("password", ""))
         with tracing.span("authenticate"):
             new = await sessions.log_in(login, context.origin, before)
-    context.log_fields["user"] = new.session.user_id
+    log_caller(new.user)
     response = visit.redirect(next_page)
     set_cookie(response, SESSION_COOKIE, new.cookie)
     return response

@@ -22,7 +22,7 @@ from clustercert.http.console.visits import (
     safe_next,
     set_cookie,
 )
-from clustercert.http.context import context_of
+from clustercert.http.context import context_of, log_caller
 from clustercert.http.dependencies import Services
 from clustercert.http.responses import NO_STORE
 from clustercert.model import utc_now
@@ -87,6 +87,7 @@ async def finish(visit: Visit) -> Response:
             failure.reason,
             known=failure.known,
         ) from None
+    log_caller(new.user)
     response = visit.redirect(attempt.next_page)
     set_cookie(response, SESSION_COOKIE, new.cookie)
     delete_cookie(response, LOGIN_COOKIE)
