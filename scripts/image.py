@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,18 @@ port = 8444
 """
 
 
+# Debian's copyright files of these sources are not machine-readable: the license of the files in the image, and the
+# words that the copyright file must contain.
+UNSTRUCTURED_LICENSES = {
+    "gcc-14": ("GPL-3.0-or-later WITH GCC-exception-3.1", "GCC Runtime Library Exception"),
+    "python3.13": ("PSF-2.0", "PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2"),
+}
+# The first line of machine-readable copyright files, and the names of licenses in them. Source:
+# https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+COPYRIGHT_FORMAT = re.compile(r"^Format: .*/copyright-format/1\.0/?$", re.MULTILINE)
+COPYRIGHT_LICENSE = re.compile(r"^License: *(\S.*?) *$", re.MULTILINE)
+
+
 class ImageError(BuildError):
     """The image cannot be built on this machine or from this source."""
 
@@ -148,6 +161,7 @@ class DebianPackage:
     """A Debian package in the image.
 
     Attributes:
+        maintainer: who maintains it in Debian, without address.
         control: the fields of the package's control file.
         digest: SHA-256 of the .deb, lower-case hex.
     """
@@ -156,6 +170,7 @@ class DebianPackage:
     version: str
     architecture: str
     source: str
+    maintainer: str
     control: str
     digest: str
 
@@ -315,6 +330,7 @@ def unpack_package(deb: Path, root: Path, scratch: Path) -> DebianPackage:
         fields["Version"],
         fields["Architecture"],
         fields.get("Source", fields["Package"]).split(" ")[0],
+        fields["Maintainer"].partition(" <")[0],
         control,
         hashlib.sha256(deb.read_bytes()).hexdigest(),
     )
@@ -400,8 +416,10 @@ def install(root: Path, *requirements: str | Path) -> None:
         record.write_text("".join(kept), encoding="utf-8")
 
 
-def image_sbom(packages: Sequence[DebianPackage], installed: Path, moment: datetime) -> dict[str, Any]:
-    """Create the SBOM of the image: Debian's packages, the project, and the packages in `installed`.
+def image_sbom(
+    packages: Sequence[DebianPackage], system: Path, installed: Path, moment: datetime
+) -> dict[str, Any]:
+    """Create the SBOM of the image: Debian's packages in `system`, the project, and the packages in `installed`.
 
     It has no hash of the wheel, which depends on the version of zlib that compresses the wheel.
     """
@@ -412,6 +430,7 @@ def image_sbom(packages: Sequence[DebianPackage], installed: Path, moment: datet
         for each in sbom.read_lock((ROOT / LOCK).read_text(encoding="utf-8"))
         if each.name in names
     ]
+    terms = sbom.read_terms(ROOT, locked)
     requires = sbom.requirements(locked, project)
     requires |= {each.purl: [] for each in packages}
     image = f"{sbom.PROJECT}-image"
@@ -419,27 +438,59 @@ def image_sbom(packages: Sequence[DebianPackage], installed: Path, moment: datet
     metadata = {
         "lifecycles": [{"phase": "build"}],
         "timestamp": moment.isoformat(),
-        "component": {"type": "container", "bom-ref": image, "name": sbom.PROJECT, "version": __version__},
+        "component": {
+            "type": "container",
+            "bom-ref": image,
+            "name": sbom.PROJECT,
+            "version": __version__,
+            "supplier": {"name": sbom.AUTHORS},
+            "licenses": [{"license": {"id": "Apache-2.0"}}],
+        },
     }
     components = [
-        {"type": "operating-system", "name": "debian", "version": DEBIAN_VERSION},
-        *map(debian_component, packages),
+        {
+            "type": "operating-system",
+            "name": "debian",
+            "version": DEBIAN_VERSION,
+            "supplier": {"name": "Debian"},
+            "licenses": [{"license": {"name": "the licenses of its packages"}}],
+        },
+        *(debian_component(each, system) for each in packages),
         sbom.application(project, __version__),
-        *(sbom.component(each, None) for each in locked),
+        *(sbom.component(each, terms[each.name], None) for each in locked),
     ]
     return sbom.bill(metadata, components, requires)
 
 
-def debian_component(package: DebianPackage) -> dict[str, Any]:
-    """The component for a Debian package."""
+def debian_component(package: DebianPackage, system: Path) -> dict[str, Any]:
+    """The component for a Debian package, whose copyright file is in `system`."""
+    copyright_file = system / "usr" / "share" / "doc" / package.name / "copyright"
     return {
         "type": "library",
         "bom-ref": package.purl,
         "name": package.name,
         "version": package.version,
+        "supplier": {"name": package.maintainer},
+        "licenses": debian_licenses(package.source, copyright_file.read_text(encoding="utf-8")),
         "purl": package.purl,
         "hashes": [{"alg": "SHA-256", "content": package.digest}],
     }
+
+
+def debian_licenses(source: str, text: str) -> list[dict[str, Any]]:
+    """Read the licenses in a copyright file of Debian, under the names that Debian gives them, sorted.
+
+    Raises ImageError if the file is not machine-readable and UNSTRUCTURED_LICENSES has no license for this source.
+    """
+    if COPYRIGHT_FORMAT.search(text) and (names := set(COPYRIGHT_LICENSE.findall(text))):
+        return [{"license": {"name": name}} for name in sorted(names)]
+    expression, words = UNSTRUCTURED_LICENSES.get(source, ("", ""))
+    if not expression or words not in " ".join(text.split()):
+        raise ImageError(
+            f"Debian's copyright file of {source} names no known license. Read it, and add the license to"
+            " UNSTRUCTURED_LICENSES."
+        )
+    return [{"expression": expression}]
 
 
 def labels(root: Path, version: str, moment: datetime) -> dict[str, str]:
@@ -498,7 +549,7 @@ def make_layers(folder: Path, wheels: Path, moment: datetime) -> Iterator[Layer]
     write(project / "usr" / "local" / "bin" / "clustercert", COMMAND)
     (project / "usr" / "local" / "bin" / "clustercert").chmod(0o755)
     write(project / CONFIG, SETTINGS)
-    bom = image_sbom(packages, libraries / SITE_PACKAGES, moment)
+    bom = image_sbom(packages, system, libraries / SITE_PACKAGES, moment)
     write(project / SBOM, json.dumps(bom, indent=2, sort_keys=True) + "\n")
     yield pack_layer(project, f"clustercert {__version__}")
 

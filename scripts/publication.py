@@ -12,7 +12,6 @@ from typing import Any
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 FILE_NAME = "publication.toml"
-AUTHORS = "The clustercert authors"
 LABELS = ("Homepage", "Documentation", "Source", "Issues", "Changelog", "Security")
 
 

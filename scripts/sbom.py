@@ -1,9 +1,9 @@
 """Writes the software bill of materials (SBOM) of the wheel, in the CycloneDX JSON format.
 
 Hatchling runs `SbomBuildHook` when it builds a wheel, and puts the SBOM into `clustercert-*.dist-info/sboms` (PEP 770).
-The SBOM names each package in requirements.lock, and the npm packages of which the wheel contains files. Packages that
-only the extra `server` needs are optional. This module needs only the standard library and Hatchling, so that a build
-of the wheel needs no other package.
+The SBOM names each package in requirements.lock, with its license and supplier from component-licenses.json. Packages
+that only the extra `server` needs are optional. This module needs only the standard library and Hatchling, so that a
+build of the wheel needs no other package.
 """
 
 import hashlib
@@ -26,6 +26,8 @@ SPEC_VERSION = "1.6"
 FILE_NAME = "clustercert.cdx.json"
 LOCK = "requirements.lock"
 CLIENT_LOCK = "requirements-client.lock"
+LICENSES = "component-licenses.json"
+AUTHORS = "The clustercert authors"
 CLIENT_ENTRY = re.compile(r"^([\w.-]+)==", re.MULTILINE)
 
 # An entry of the lock file: the requirement, its options and the comment about its dependents.
@@ -83,14 +85,42 @@ def read_lock(text: str) -> list[LockedPackage]:
     return packages
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Under which license a package is, and from whom it comes.
+
+    Attributes:
+        license: SPDX expression.
+        supplier: names of its authors or maintainers.
+    """
+
+    license: str
+    supplier: str
+
+
+def read_terms(root: Path, packages: Sequence[LockedPackage]) -> dict[str, Terms]:
+    """Read the terms of the locked packages, by name. Raises ValueError if a package is missing in this version."""
+    entries = json.loads((root / LICENSES).read_text(encoding="utf-8"))
+    for package in packages:
+        if entries.get(package.name, {}).get("version") != package.version:
+            raise ValueError(f"{LICENSES} has no {package.name} {package.version}. Run `make lock`.")
+    return {
+        each.name: Terms(entries[each.name]["license"], entries[each.name]["supplier"]) for each in packages
+    }
+
+
 def document(root: Path, project_version: str) -> dict[str, Any]:
     """Create the SBOM for the project in `root`. The same files give the same SBOM."""
     packages = read_lock((root / LOCK).read_text(encoding="utf-8"))
     client = set(CLIENT_ENTRY.findall((root / CLIENT_LOCK).read_text(encoding="utf-8")))
+    terms = read_terms(root, packages)
     project = f"pkg:pypi/{PROJECT}@{project_version}"
     return bill(
         _metadata(project, project_version),
-        [component(package, None if package.name in client else SERVER_EXTRA) for package in packages],
+        [
+            component(package, terms[package.name], None if package.name in client else SERVER_EXTRA)
+            for package in packages
+        ],
         requirements(packages, project),
     )
 
@@ -143,12 +173,13 @@ def application(ref: str, project_version: str) -> dict[str, Any]:
         "bom-ref": ref,
         "name": PROJECT,
         "version": project_version,
+        "supplier": {"name": AUTHORS},
         "licenses": [{"license": {"id": "Apache-2.0"}}],
         "purl": ref,
     }
 
 
-def component(package: LockedPackage, extra: str | None) -> dict[str, Any]:
+def component(package: LockedPackage, terms: Terms, extra: str | None) -> dict[str, Any]:
     """The component for a package. `extra` names the extra that installs it, `None` if the client needs it."""
     conditions = {"marker": package.marker, "extra": extra}
     properties = [
@@ -159,6 +190,8 @@ def component(package: LockedPackage, extra: str | None) -> dict[str, Any]:
         "bom-ref": package.purl,
         "name": package.name,
         "version": package.version,
+        "supplier": {"name": terms.supplier},
+        "licenses": [{"expression": terms.license}],
         "scope": "optional" if properties else "required",
         "purl": package.purl,
         # Hashes of a component would be those of one file. A package has several, one for each platform.

@@ -18,6 +18,7 @@ BUILDS = builder.ROOT / "build" / "image"
 SOURCES = (
     "pyproject.toml",
     "publication.toml",
+    "component-licenses.json",
     "README.md",
     "LICENSE",
     "NOTICE",

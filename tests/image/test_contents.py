@@ -85,6 +85,25 @@ def test_the_sbom_names_the_debian_packages_that_scanners_find(
     assert libc.endswith("&distro=debian-13&upstream=glibc")
 
 
+def test_every_component_of_the_sbom_has_a_license_and_a_supplier(
+    archive: ImageArchive, bill: dict[str, Any]
+) -> None:
+    maintainers = {
+        found["Package"]: found["Maintainer"]
+        for name in archive.content
+        if name.startswith(STATUS) and not name.endswith(".md5sums")
+        for found in [HeaderParser().parsestr(archive.text(name))]
+    }
+    for each in (bill["metadata"]["component"], *bill["components"]):
+        assert each["licenses"], each["name"]
+        assert each["supplier"]["name"], each["name"]
+        if each.get("purl", "").startswith("pkg:deb/debian/"):
+            assert maintainers[each["name"]].startswith(f"{each['supplier']['name']} <")
+    licenses = {each["name"]: each["licenses"] for each in bill["components"]}
+    assert licenses["libgcc-s1"] == [{"expression": "GPL-3.0-or-later WITH GCC-exception-3.1"}]
+    assert {"license": {"name": "LGPL-2.1+"}} in licenses["libc6"]
+
+
 def test_every_file_of_a_debian_package_is_unchanged(archive: ImageArchive) -> None:
     checked = 0
     for name in archive.content:

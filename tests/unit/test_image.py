@@ -68,3 +68,33 @@ def test_missing_apt_sources_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("DEBIAN_SOURCES", str(tmp_path / "debian.sources"))
     with pytest.raises(image.ImageError, match=r"DEBIAN_SOURCES names .*, which is not a file"):
         image.debian_sources(tmp_path)
+
+
+COPYRIGHT = """\
+Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+
+Files: *
+License: LGPL-2.1+
+
+Files: a
+License: BSD-2-clause or GPL-2
+
+License: LGPL-2.1+
+ The text of the license.
+"""
+
+
+def test_licenses_of_debian_packages_come_from_their_copyright_files() -> None:
+    names = ("BSD-2-clause or GPL-2", "LGPL-2.1+")
+    assert image.debian_licenses("glibc", COPYRIGHT) == [{"license": {"name": name}} for name in names]
+    free_form = "The license:\n\n  PYTHON SOFTWARE FOUNDATION LICENSE\n  VERSION 2\n"
+    assert image.debian_licenses("python3.13", free_form) == [{"expression": "PSF-2.0"}]
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [("python3.13", "License: other\n"), ("a", "License: MIT\n"), ("a", COPYRIGHT.partition("Files")[0])],
+)
+def test_a_copyright_file_that_names_no_known_license_is_refused(source: str, text: str) -> None:
+    with pytest.raises(image.ImageError, match=f"copyright file of {source} names no known license"):
+        image.debian_licenses(source, text)

@@ -3,12 +3,14 @@
 import json
 import re
 import tomllib
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cyclonedx.schema import OutputFormat, SchemaVersion
 from cyclonedx.validation import make_schemabased_validator
+from packaging.licenses import canonicalize_license_expression
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -74,6 +76,39 @@ def test_it_says_which_component_requires_which(document: dict[str, Any]) -> Non
     assert reached == set(requires)
 
 
+def test_every_component_has_a_supplier_and_an_spdx_license_as_in_the_metadata_of_its_wheel(
+    document: dict[str, Any],
+) -> None:
+    project = document["metadata"]["component"]
+    assert project["supplier"] == {"name": "The clustercert authors"}
+    compared = 0
+    for component in document["components"]:
+        assert component["supplier"]["name"].strip(), component["name"]
+        (license_,) = component["licenses"]
+        assert canonicalize_license_expression(license_["expression"]) == license_["expression"]
+        try:
+            fields = metadata(component["name"])
+        except PackageNotFoundError:  # for other platforms
+            continue
+        assert fields["Version"] == component["version"]
+        if stated := fields.get("License-Expression"):
+            assert license_["expression"] == stated
+            compared += 1
+    assert compared > 30
+
+
+def test_a_package_whose_license_was_not_read_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no a 1\. Run `make lock`"):
+        sbom.read_terms(ROOT, sbom.read_lock(ENTRY))
+
+
+def test_the_packages_of_the_image_have_licenses_too() -> None:
+    terms = sbom.read_terms(ROOT, sbom.read_lock((ROOT / "requirements-image.lock").read_text()))
+    for each in terms.values():
+        assert canonicalize_license_expression(each.license) == each.license
+        assert each.supplier
+
+
 def test_the_same_source_gives_the_same_sbom_with_the_time_of_the_source(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -87,7 +122,7 @@ def test_the_same_source_gives_the_same_sbom_with_the_time_of_the_source(
 def test_a_marker_makes_a_package_optional() -> None:
     (package,) = sbom.read_lock(ENTRY.replace("==1", "==1 ; sys_platform == 'win32'"))
     assert (package.version, package.marker) == ("1", "sys_platform == 'win32'")
-    assert sbom.component(package, None)["scope"] == "optional"
+    assert sbom.component(package, sbom.Terms("MIT", "Alice"), None)["scope"] == "optional"
 
 
 def test_packages_for_the_service_alone_are_optional(document: dict[str, Any]) -> None:
