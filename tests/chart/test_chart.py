@@ -404,7 +404,9 @@ def test_requests_in_progress_survive_an_update(releases: dict[str, Release]) ->
         assert [each["lifecycle"] for each in pod["containers"]] == [{"preStop": {"sleep": {"seconds": 5}}}]
         assert [each["args"][-1] for each in pod["containers"]] == ["--drain"]
         schema_only = ["--schema-only"] if name == "clustercert-webhook" else []
-        assert [each["args"] for each in pod["initContainers"]] == [["db", "upgrade", *schema_only]]
+        assert [each["args"] for each in pod["initContainers"]] == [
+            ["db", "upgrade", "--wait", "10m", *schema_only]
+        ]
         budget = release.one("PodDisruptionBudget", name)["spec"]
         assert budget["selector"] == deployment["selector"]
     assert not any("helm.sh/hook" in str(each) for each in release.documents)

@@ -17,12 +17,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from clustercert import __version__
+from clustercert.cli.options import UNAVAILABLE
 from clustercert.server.supervisor import DRAIN_WORKER
 from support import postgres
 from support.command_line import new_operator
 from support.demo_process import COMMAND, Demo, demo, uncovered
 from support.processes import workers as workers_of
-from support.serve_process import serving
+from support.serve_process import environment_of, serving
 from support.wait import SECONDS, eventually
 from support.world import make
 
@@ -223,6 +224,43 @@ def test_a_worker_that_starts_while_the_database_is_away_waits_for_it_or_for_the
             eventually(lambda: lines("database not answering: waiting to start") == 2)
             serve.process.send_signal(signal.SIGTERM)
             assert serve.process.wait(SECONDS) == 0
+
+
+def test_serve_and_upgrade_wait_for_a_database_that_is_away_at_the_start(tmp_path: Path) -> None:
+    with postgres.server() as server:
+        world = make(tmp_path, database_url=server.create())
+        server.stop()
+        env = environment_of(world)
+        upgrade, serve = (
+            subprocess.Popen([*COMMAND, *command, "--wait", "1h"], env=env, stderr=subprocess.PIPE, text=True)
+            for command in (("db", "upgrade"), ("serve", "--port", "0"))
+        )
+        try:
+            for process in (upgrade, serve):
+                assert process.stderr is not None
+                assert process.stderr.readline() == "Waiting for the database, for up to 1 hour.\n"
+            serve.send_signal(signal.SIGTERM)
+            assert serve.wait(SECONDS) == 0
+            server.start()
+            assert upgrade.wait(SECONDS) == 0
+            with serving(world, "--wait", "1h") as running:
+                server.stop()
+                ready = httpx2.get(f"{running.url}/readyz", trust_env=False, timeout=SECONDS)
+                assert ready.status_code == 503
+            late = subprocess.run(
+                [*COMMAND, "serve", "--wait", "1s"],
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+            assert late.returncode == UNAVAILABLE
+            assert "Error: The database does not answer." in late.stderr
+        finally:
+            for process in (upgrade, serve):
+                process.kill()
+                process.communicate(timeout=SECONDS)
 
 
 def test_child_processes_import_nothing_from_the_current_folder(tmp_path: Path) -> None:

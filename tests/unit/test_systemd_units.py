@@ -45,6 +45,13 @@ def test_systemd_never_gives_up_starting_a_service(unit: str) -> None:
 
 
 @pytest.mark.parametrize("unit", SERVICES)
+def test_systemd_lets_a_service_wait_for_its_database(unit: str) -> None:
+    [command] = values(unit, "ExecStart")
+    assert command.endswith(" --wait 10m")
+    assert values(unit, "TimeoutStartSec") == ["11min"]
+
+
+@pytest.mark.parametrize("unit", SERVICES)
 def test_a_unit_runs_what_the_install_page_installs_with_its_files(unit: str) -> None:
     [toml] = re.findall(r"```toml\n(.*?)```", INSTALL, re.DOTALL)
     settings = tomllib.loads(toml)

@@ -193,7 +193,7 @@ initContainers:
   # Several at once are safe.
   - name: db-upgrade
     {{- include "clustercert.container" (dict "root" .root "keys" (eq .role "api")) | nindent 4 }}
-    args: [db, upgrade{{ if eq .role "webhook" }}, --schema-only{{ end }}]
+    args: [db, upgrade, --wait, 10m{{ if eq .role "webhook" }}, --schema-only{{ end }}]
     resources:
       {{- include "clustercert.resources" (dict "role" .role "resources" (get $values .role).resources) | nindent 6 }}
 containers:
@@ -203,7 +203,7 @@ containers:
   {{- $table := ternary $settings.server $settings.webhook (eq . "api") }}
   - name: {{ . }}
     {{- include "clustercert.container" (dict "root" $.root "keys" (eq . "api")) | nindent 4 }}
-    args: [serve, --role, {{ . }}, --drain]
+    args: [serve, --role, {{ . }}, --wait, 10m, --drain]
     ports:
       - name: {{ . }}
         containerPort: {{ $port }}
@@ -213,7 +213,8 @@ containers:
     startupProbe:
       {{- include "clustercert.probe" (dict "table" $table "path" "/healthz" "port" .) | nindent 6 }}
       periodSeconds: 2
-      failureThreshold: 150
+      # 11 minutes, longer than --wait.
+      failureThreshold: 330
     livenessProbe:
       {{- include "clustercert.probe" (dict "table" $table "path" "/healthz" "port" .) | nindent 6 }}
       periodSeconds: 10

@@ -1,9 +1,11 @@
 """`clustercert db`, `keys`, `serve`, `demo` and `fingerprint`: runs the service and maintains its store."""
 
 import contextlib
+import os
 import signal
+import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli.commands import on_store
-from clustercert.cli.options import CommandError, YesOption, time_ago
+from clustercert.cli.options import CommandError, YesOption, parse_duration, time_ago
 from clustercert.cli.session import (
     Operator,
     Reader,
@@ -35,7 +37,7 @@ from clustercert.cli.terminal.output import (
 )
 from clustercert.cli.terminal.prompts import confirm
 from clustercert.model.choices import ServerRole
-from clustercert.model.errors import Conflict
+from clustercert.model.errors import Conflict, StoreFault, Unavailable
 from clustercert.model.identity import DEFAULT_DOMAIN
 from clustercert.model.times import rfc3339
 
@@ -48,6 +50,17 @@ if TYPE_CHECKING:
 
 # The number of certificates that one query reads.
 _PAGE_SIZE = 1000
+
+WaitOption = Annotated[
+    timedelta | None,
+    typer.Option(
+        "--wait",
+        parser=parse_duration,
+        metavar="DURATION",
+        help="If the database server does not answer, wait for it for up to this time, such as 10m. Without this"
+        " option, or after this time, the command fails with exit code 6.",
+    ),
+]
 
 db = typer.Typer(name="db", help="Manage the database and its schema.", no_args_is_help=True)
 
@@ -63,6 +76,7 @@ def upgrade(
             "machine that serves only the webhook and has no key.",
         ),
     ] = False,
+    wait: WaitOption = None,
 ) -> None:
     """Create the database, or upgrade its schema.
 
@@ -76,6 +90,7 @@ def upgrade(
     from clustercert.wiring import initialise, upgrade_schema
 
     loaded = settings(context)
+    asyncio.run(_wait_for_database(loaded, wait))
     with Progress("migrations", at_once=True) as progress:
         if schema_only:
             asyncio.run(upgrade_schema(loaded, report_progress=progress.reach))
@@ -503,6 +518,8 @@ def fingerprint(context: typer.Context, output: OutputOption = Output.TABLE) -> 
     show_one(row, output, name="fingerprint")
 
 
+# Seconds between two attempts to reach the database.
+_WAIT_INTERVAL = 1.0
 # Where a socket that listens on all addresses accepts connections.
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - addresses in the settings
 
@@ -540,6 +557,7 @@ def serve(
             "to another replica.",
         ),
     ] = False,
+    wait: WaitOption = None,
 ) -> None:
     """Run the service until it is interrupted. Finishes requests in progress.
 
@@ -569,6 +587,10 @@ def serve(
         )
     loaded.check_examples()
     require_database(loaded, context.obj.config)
+    # The first process of a container gets only signals that it handles. Nothing needs to be cleaned up yet.
+    before = signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    serving.run_interruptible(_wait_for_database(loaded, wait))
+    signal.signal(signal.SIGTERM, before)
     serving.run_interruptible(_check(loaded, role))
     listener = serving.listener(loaded.server.host, loaded.server.port)
     address, actual_port = listener.address
@@ -582,6 +604,36 @@ def serve(
 
 def _load_for_role(load: Callable[[], "Settings"], role: ServerRole) -> "Settings":
     return load().for_role(role)
+
+
+async def _wait_for_database(loaded: "Settings", wait: timedelta | None) -> None:
+    """Return when the database server answers. Raises Unavailable if it does not answer in this time."""
+    if wait is None or not loaded.shared_database:
+        return
+    import asyncio
+
+    from clustercert.policy.lifetime import lifetime_text
+    from clustercert.store.engine import migrate
+    from clustercert.store.engine.database import Database
+
+    deadline = time.monotonic() + wait.total_seconds()
+    has_told = False
+    database = Database(loaded.store_url, data_dir=loaded.data_dir)
+    try:
+        while True:
+            try:
+                await migrate.current(database)
+            except Unavailable as failure:
+                if isinstance(failure, StoreFault) or time.monotonic() > deadline:
+                    raise
+            else:
+                return
+            if not has_told:
+                print_note(f"Waiting for the database, for up to {lifetime_text(wait)}.")
+            has_told = True
+            await asyncio.sleep(_WAIT_INTERVAL)
+    finally:
+        await database.close()
 
 
 async def _check(loaded: "Settings", role: ServerRole) -> None:
