@@ -1,6 +1,7 @@
 """A denied request for a certificate leaves an event with the reason, durable before the response."""
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -148,11 +149,18 @@ def test_who_proves_nothing_is_counted_and_recorded_at_the_end(world: World) -> 
         identity = {"methods": ["password"], "password": {"user": user}}
         login = service.client.post("/v3/auth/tokens", json={"auth": {"identity": identity}})
         assert login.status_code == 401
+        unknown = {"name": "hunter2", "domain": {"name": "default"}, "password": "wrong"}
+        identity = {"methods": ["password"], "password": {"user": unknown}}
+        login = service.client.post("/v3/auth/tokens", json={"auth": {"identity": identity}})
+        assert login.status_code == 401
         assert not failed_from("198.51.100.7", world)
     [body] = failed_from("198.51.100.7", world)
     [source] = json.loads(body)["detail"]["sources"]
-    assert (source["source"], source["count"]) == ("198.51.100.7", 4)
+    assert (source["source"], source["count"]) == ("198.51.100.7", 5)
     assert source["known"] == sorted([ak, world.people["admin"].user.id])
+    [hashed] = source["unknown"]
+    assert re.fullmatch(r"[0-9a-f]{16}", hashed)
+    assert b"hunter2" not in body
 
 
 def test_who_may_not_revoke_what_others_have_leaves_an_event(client: httpx2.Client, world: World) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from support.service import Service
 from support.wait import SECONDS
 
 # The number of requests that the script sends.
-REQUESTS = 21
+REQUESTS = 24
 
 
 @dataclass
@@ -122,11 +123,22 @@ def test_the_targets_of_a_revocation_differ_from_its_caller(logged: Logged) -> N
 
 def test_a_refusal_says_in_the_log_why_and_at_which_level(logged: Logged) -> None:
     refused = [line for line in logged.requests if line["status"] == 401]
-    assert len(refused) == 4
+    assert len(refused) == 7
     for line in refused:
         assert line["error"] == "Unauthenticated"
         assert line["reason"] != "Authorization failed."
         assert line["level"] == "info"
+
+
+def test_a_failed_login_names_the_account_or_the_hash_of_an_unknown_name(logged: Logged) -> None:
+    """A client may have sent a password as the name: `test_no_secret_is_in_the_log`."""
+    failed = [line for line in logged.requests if line["status"] == 401 and line["method"] == "POST"]
+    [known] = [line["account_id"] for line in failed if "account_id" in line]
+    assert logged.people[known].endswith("/admin")
+    unknown = [line["unknown_account"] for line in failed if "unknown_account" in line]
+    assert len(unknown) == len(failed) - 1 == 3
+    assert re.fullmatch(r"[0-9a-f]{16}", unknown[0])
+    assert unknown[0] == unknown[1] == unknown[2]
 
 
 def test_a_failure_inside_is_an_error_in_the_log(logged: Logged) -> None:

@@ -41,13 +41,13 @@ async def test_many_failures_are_one_event_with_count_first_and_last(
     database: Database, store: Store
 ) -> None:
     failures = FailedAuthentications(Clock())
-    for source, known in [
-        ("192.0.2.1", ""),
-        ("192.0.2.9", "AK"),
-        ("192.0.2.1", "user"),
-        ("192.0.2.1", "user"),
+    for source, known, unknown in [
+        ("192.0.2.1", "", "60"),
+        ("192.0.2.9", "AK", ""),
+        ("192.0.2.1", "user", ""),
+        ("192.0.2.1", "user", "5f"),
     ]:
-        failures.count(source, known)
+        failures.count(source, known, unknown)
     await failures.flush(database)
     await failures.flush(database)
     second = timedelta(seconds=1)
@@ -59,6 +59,7 @@ async def test_many_failures_are_one_event_with_count_first_and_last(
                 "first": (NOW + second).isoformat(),
                 "last": (NOW + 4 * second).isoformat(),
                 "known": ["user"],
+                "unknown": ["5f", "60"],
             },
             {
                 "source": "192.0.2.9",
@@ -66,6 +67,7 @@ async def test_many_failures_are_one_event_with_count_first_and_last(
                 "first": (NOW + 2 * second).isoformat(),
                 "last": (NOW + 2 * second).isoformat(),
                 "known": ["AK"],
+                "unknown": [],
             },
         ]
     ]
@@ -74,7 +76,7 @@ async def test_many_failures_are_one_event_with_count_first_and_last(
 async def test_many_sources_do_not_enlarge_the_event(database: Database, store: Store) -> None:
     failures = FailedAuthentications(Clock(), max_sources=3)
     for number in range(1000):
-        failures.count(f"2001:db8::{number:x}", f"user {number}")
+        failures.count(f"2001:db8::{number:x}", f"user {number}", f"{number:016x}")
     await failures.flush(database)
     [event] = sources(store)
     assert [(one["source"], one["count"]) for one in event] == [
@@ -83,7 +85,7 @@ async def test_many_sources_do_not_enlarge_the_event(database: Database, store: 
         ("2001:db8::1", 1),
         ("2001:db8::2", 1),
     ]
-    assert len(event[0]["known"]) == MAX_KNOWN
+    assert len(event[0]["known"]) == len(event[0]["unknown"]) == MAX_KNOWN
 
 
 async def test_failures_that_could_not_be_recorded_are_recorded_later(

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 
 import pytest
 from hypothesis import given
@@ -153,3 +154,13 @@ def test_an_invalid_line_is_numbered_and_not_shown(text: str, reason: str) -> No
         parse_keks(text)
     assert str(caught.value) == reason
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_hash_of_a_name_depends_on_the_active_data_key_and_hides_the_name() -> None:
+    first, second = RING.data_keys
+    hashed = RING.name_hash("default/hunter2")
+    assert re.fullmatch(r"[0-9a-f]{16}", hashed)
+    assert hashed == KeyRing([second], active_id=2).name_hash("default/hunter2")
+    assert hashed != KeyRing([first, second], active_id=1).name_hash("default/hunter2")
+    assert hashed != RING.name_hash("default/hunter3")
+    assert len(RING.name_hash("\ud800")) == 16

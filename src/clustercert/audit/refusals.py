@@ -275,8 +275,8 @@ MAX_KNOWN = 16
 class FailedAuthentications:
     """Counts failed authentications by source address. Each worker has one instance.
 
-    Only ids of existing users and access keys are recorded. Unknown names are not recorded, because a client may have
-    sent a secret in the field for the name.
+    Ids of existing users and access keys are recorded, but only keyed hashes of unknown names, because a client may
+    have sent a secret in the field for the name.
     """
 
     def __init__(
@@ -287,11 +287,23 @@ class FailedAuthentications:
         self._seconds = seconds
         self._counts: dict[str, FailureSource] = {}
 
-    def count(self, source: str, known: str = "") -> None:
-        """Count a rejected request. `known`: id of the existing user or access key that the request named, if any."""
+    def count(self, source: str, known: str = "", unknown: str = "") -> None:
+        """Count a rejected request.
+
+        Args:
+            known: id of the existing user or access key that the request named, if any.
+            unknown: keyed hash of the name in the request, if there is no such account.
+        """
         now = self._now()
         self._add(
-            {"source": source, "count": 1, "first": now, "last": now, "known": (known,) if known else ()}
+            {
+                "source": source,
+                "count": 1,
+                "first": now,
+                "last": now,
+                "known": (known,) if known else (),
+                "unknown": (unknown,) if unknown else (),
+            }
         )
 
     def _add(self, failures: FailureSource) -> None:
@@ -325,7 +337,14 @@ class FailedAuthentications:
             actor=Actor("unknown", Origin.local()),
             subject="clustercert",
             count=sum(failures["count"] for failures in by_count),
-            sources=tuple({**failures, "known": tuple(sorted(failures["known"]))} for failures in by_count),
+            sources=tuple(
+                {
+                    **failures,
+                    "known": tuple(sorted(failures["known"])),
+                    "unknown": tuple(sorted(failures["unknown"])),
+                }
+                for failures in by_count
+            ),
         )
 
     async def flush_periodically(self, database: Database, stop: asyncio.Event) -> None:
@@ -337,10 +356,12 @@ class FailedAuthentications:
 
 def _total(earlier: FailureSource, later: FailureSource) -> FailureSource:
     known = dict.fromkeys((*earlier["known"], *later["known"]))
+    unknown = dict.fromkeys((*earlier["unknown"], *later["unknown"]))
     return {
         "source": earlier["source"],
         "count": earlier["count"] + later["count"],
         "first": min(earlier["first"], later["first"]),
         "last": max(earlier["last"], later["last"]),
         "known": tuple(known)[:MAX_KNOWN],
+        "unknown": tuple(unknown)[:MAX_KNOWN],
     }

@@ -145,7 +145,7 @@ class AccessKeyAuthenticator:
             raise Unauthenticated(str(e)) from e
         if key is None:
             self.lock.wrong(key_id, request.origin)
-            raise Unauthenticated("the access key is unknown or disabled")
+            raise Unauthenticated("the access key is unknown or disabled", unknown=key_id)
         if not genuine:
             self.lock.wrong(key_id, request.origin)
             raise Unauthenticated(

@@ -112,6 +112,14 @@ class Custody:
                 raise self._failure()
         return self._ring.unseal(sealed, bound_to)
 
+    def name_hash(self, name: str) -> str:
+        """Return a keyed hash of the name in a failed login, for logs and events: 16 lower-case hex digits.
+
+        The key is derived from the active data key. Equal names have equal hashes in all processes until the data keys
+        are rotated, and nobody without the data key can try names. Empty if no data key is loaded.
+        """
+        return self._ring.name_hash(name) if self._ring.data_keys else ""
+
     async def watch(self, stop: asyncio.Event) -> None:
         """Retry data keys that could not be unwrapped, and check whether the KEKs still work, until `stop` is set."""
         probe_at = float("-inf")

@@ -74,6 +74,7 @@ class Services:
     """The use cases that routes call; `server.application` creates them.
 
     Attributes:
+        name_hash: returns the keyed hash of a name that no account has. See `Custody.name_hash`.
         generation: the generation of the store, which changes with every change of rights.
         check_ready: returns why no certificates can be issued, or None. Raises Unavailable if a part that every request
             needs does not respond. The message names this part.
@@ -99,6 +100,7 @@ class Services:
     authenticator: Authenticator
     oidc: "OidcAuthenticator | None"
     failure_limit: FailureLimit
+    name_hash: Callable[[str], str]
     generation: Generation
     check_ready: Callable[[], Awaitable[str | None]]
     update_gauges: Callable[[], Awaitable[None]]

@@ -65,7 +65,7 @@ class RequestMiddleware:
     Attributes:
         timeout: seconds until a request is cancelled.
         record_denial: called with each failure before the response is sent; may raise Unavailable.
-        on_authentication_failure: called after the response to each failed authentication.
+        on_authentication_failure: called after the response to each failed authentication, and before its log line.
         sources: determines the source address of a request that a trusted proxy sent; `None` without trusted proxies.
         tracer: begins the traces of requests; `None` without traces.
         prepare: called before each request, when the context is attached; may choose how failures are answered.
@@ -143,9 +143,10 @@ class RequestMiddleware:
             if failure is not None and not status:
                 await _error_response(failure, scope, context)(scope, receive, send_with_id)
         finally:
-            _account(scope, context, status, time.perf_counter() - started, failure)
+            elapsed = time.perf_counter() - started
             if isinstance(failure, AuthenticationFailure):
                 self._on_authentication_failure(scope, failure)
+            _account(scope, context, status, elapsed, failure)
 
     async def _run(
         self, scope: Scope, receive: Receive, send: Send, deadline: asyncio.Timeout
@@ -349,12 +350,21 @@ async def record_denial(denials: DenialAudit, scope: Scope, failure: Clustercert
 def count_failed_authentication(
     failures: FailedAuthentications,
     limit: FailureLimit,
+    name_hash: Callable[[str], str],
     scope: Scope,
     failure: Unauthenticated | TooManyFailures,
 ) -> None:
-    """Count a failed authentication for the audit log and, if it may have been a guess, for the limit on failures."""
-    origin = context_of(scope).origin
-    failures.count(origin.address, failure.known)
+    """Count a failed authentication for the audit log and, if it may have been a guess, for the limit on failures.
+
+    Names the account in the log line. Call this only after the response, so that its time reveals nothing.
+    """
+    context = context_of(scope)
+    origin, unknown = context.origin, name_hash(failure.unknown) if failure.unknown else ""
+    if failure.known:
+        context.log_fields["account_id"] = failure.known
+    if unknown:
+        context.log_fields["unknown_account"] = unknown
+    failures.count(origin.address, failure.known, unknown)
     # API servers may share their address with people, so a wrong webhook token must not lock these people out.
     if not isinstance(failure, NoCredential | TooManyFailures) and not scope["path"].startswith(
         WEBHOOK_PREFIX

@@ -156,11 +156,11 @@ class AccessKeys:
         """Return the caller who signed a request with this key. Raises Unauthenticated for an invalid key or user."""
         cached = await self._cached(key.id)
         if cached is None:
-            raise Unauthenticated("the access key was disabled or removed a moment ago")
+            raise Unauthenticated("the access key was disabled or removed a moment ago", known=key.id)
         if key.expires_at is not None and self._now() >= key.expires_at:
-            raise Unauthenticated("the temporary access key has expired")
+            raise Unauthenticated("the temporary access key has expired", known=key.id)
         if not cached.live.user.enabled or not cached.live.user.domain.enabled:
-            raise Unauthenticated("the access key's user or their domain is disabled")
+            raise Unauthenticated("the access key's user or their domain is disabled", known=key.id)
         return cached.user.caller("access_key", origin, expires_at=key.expires_at, credential_id=key.id)
 
     async def prune(self) -> int:

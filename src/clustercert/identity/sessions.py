@@ -143,7 +143,9 @@ class Sessions:
         user, confirmed = await self._tokens.password_login(login, origin.network)
         new = self._new_session(user, BUILT_IN, "token", origin)
         if not await self._logins.add_session(new.session, confirmed, self._started(new, origin)):
-            raise Unauthenticated("the password was changed, or the user disabled, during the login")
+            raise Unauthenticated(
+                "the password was changed, or the user disabled, during the login", known=user.id
+            )
         await self._end_earlier(before, new.session, origin)
         return new
 

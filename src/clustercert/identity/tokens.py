@@ -241,6 +241,7 @@ class Tokens:
             raise Unauthenticated(
                 "the user is unknown, disabled or without a password, or the password is wrong",
                 known=login.user.id if login is not None else "",
+                unknown=_name(user or reference) if login is None else "",
             )
         return login.user, stored_hash
 
@@ -294,7 +295,9 @@ class Tokens:
         normalized = _normalized(requested)
         project = await self._roles.reachable_project(user.id, normalized) if normalized is not None else None
         if project is None or not project.enabled or not project.domain.enabled:
-            raise Unauthenticated("the project is unknown or disabled, or the user has no role in it")
+            raise Unauthenticated(
+                "the project is unknown or disabled, or the user has no role in it", known=user.id
+            )
         return project
 
     async def _usable(self, token: str) -> _CachedToken:
@@ -332,8 +335,13 @@ def _hash(token: str) -> bytes:
 
 def _own_domain(user: User, scope: DomainScope) -> Domain:
     if scope.id not in (None, user.domain.id) or not matches_name(user.domain.name, scope.name):
-        raise Unauthenticated("the domain is not the user's own")
+        raise Unauthenticated("the domain is not the user's own", known=user.id)
     return user.domain
+
+
+def _name(reference: Reference) -> str:
+    """Return the domain and name of a user as one text, or the id."""
+    return reference.id or f"{reference.domain_id or reference.domain_name or ''}/{reference.name or ''}"
 
 
 def _normalized(reference: Reference) -> Reference | None:

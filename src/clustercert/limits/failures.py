@@ -73,4 +73,5 @@ class FailureLimit:
             f"Too many failed authentications from your address. Try again in {waiting_time(seconds)}.",
             retry_after=seconds,
             known=failure.known if failure is not None else "",
+            unknown=failure.unknown if failure is not None else "",
         ) from failure

@@ -79,13 +79,17 @@ class Unauthenticated(ClustercertError, status=401, code="CCE.01401001"):
 
     Attributes:
         reason: what is wrong, for the log.
-        known: for the audit event, the id of the user or access key that the request names, if it exists; else empty.
+        known: for the log and the audit event, the id of the user or access key that the request names, if it exists;
+            else empty.
+        unknown: the name that the request gives if no such account is known. May be a secret in the wrong field, so
+            only its keyed hash may be logged or stored.
     """
 
-    def __init__(self, reason: str, *, known: str = "") -> None:
+    def __init__(self, reason: str, *, known: str = "", unknown: str = "") -> None:
         super().__init__("Authorization failed.")
         self.reason = reason
         self.known = known
+        self.unknown = unknown
 
 
 class NoCredential(Unauthenticated):
@@ -204,12 +208,13 @@ class TooManyFailures(TooManyRequests):
     """Too many authentications from the request's source address have failed.
 
     Attributes:
-        known: as in `Unauthenticated`.
+        known, unknown: as in `Unauthenticated`.
     """
 
-    def __init__(self, message: str, *, retry_after: int, known: str = "") -> None:
+    def __init__(self, message: str, *, retry_after: int, known: str = "", unknown: str = "") -> None:
         super().__init__(message, retry_after=retry_after)
         self.known = known
+        self.unknown = unknown
 
 
 class HeaderTooLarge(ClustercertError, status=431, code="APIGW.0201"):

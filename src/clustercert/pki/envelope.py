@@ -13,6 +13,7 @@ Each secret is bound to its database row (`table:id`): a secret that was copied 
 
 import base64
 import hashlib
+import hmac
 import os
 import struct
 from collections.abc import Iterable
@@ -21,6 +22,8 @@ from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from clustercert.model.errors import UnsealError
 
@@ -28,6 +31,9 @@ KEY_BYTES = 32
 _NONCE_BYTES = 12
 _VERSION = b"\x01"
 _HEAD = struct.Struct(">cI")
+# The purpose of the derived key, so that it differs from keys for other purposes.
+_NAME_HASH = b"clustercert hash of a name in a failed login"
+_HASH_BYTES = 8
 
 
 class SecretSealer(Protocol):
@@ -120,6 +126,11 @@ class KeyRing:
         """Encrypt a secret under the active data key. `bound_to` names the secret's database row as `table:id`."""
         head = _HEAD.pack(_VERSION, self.active_id)
         return head + _seal(self._keys[self.active_id], plaintext, head + bound_to.encode())
+
+    def name_hash(self, name: str) -> str:
+        """Return a hash of a name: 16 lower-case hex digits of an HMAC, with a key derived from the active data key."""
+        key = HKDF(SHA256(), KEY_BYTES, None, _NAME_HASH).derive(self._keys[self.active_id])
+        return hmac.digest(key, name.encode(errors="surrogatepass"), "sha256")[:_HASH_BYTES].hex()
 
     def unseal(self, sealed: bytes, bound_to: str) -> bytes:
         """Decrypt a secret that is bound to a row. Raises UnsealError if key, row or content is wrong."""

@@ -241,7 +241,8 @@ def create_app(
         await middleware.record_denial(services().denials, scope, failure)
 
     def count_failure(scope: Scope, failure: AuthenticationFailure) -> None:
-        middleware.count_failed_authentication(failures, services().failure_limit, scope, failure)
+        limit, name_hash = services().failure_limit, services().name_hash
+        middleware.count_failed_authentication(failures, limit, name_hash, scope, failure)
 
     @contextlib.asynccontextmanager
     async def lifespan(_router: Router) -> AsyncIterator[None]:
@@ -470,6 +471,7 @@ def services_of(components: Components, role: ServerRole) -> Services:
         authenticator=components.authenticator,
         oidc=components.oidc,
         failure_limit=FailureLimit(settings.limits.failures_per_minute),
+        name_hash=components.custody.name_hash,
         generation=components.database.generation,
         check_ready=Readiness(
             components.database, components.custody if role != "webhook" else None, components.disk_space

@@ -50,6 +50,9 @@ def send_requests(service: Service, world: World) -> list[str]:
             json={"userId": world.people["member"].user.id},
             headers=admin.headers,
         ),
+        _login(client, world, admin.password, name=admin.password),
+        _login(client, world, "another", name=admin.password),
+        browser.log_in(world.people["operator"], user=admin.password),
         browser.log_in(world.people["operator"]),
         browser.get("/console/clusters"),
     ]
@@ -59,7 +62,7 @@ def send_requests(service: Service, world: World) -> list[str]:
         user = json.loads(document)["users"][0]["user"] if document else {}
         for value in user.values():
             secrets += [value, *base64.b64decode(value).decode().splitlines()[1:-1]]
-    secrets += [answers[-5].headers["X-Subject-Token"], *browser.cookies.values()]
+    secrets += [answers[-8].headers["X-Subject-Token"], *browser.cookies.values()]
     # An internal error: the log has its traceback without the values of variables.
     execute(world.database, "drop table audit_event")
     failed = client.post(world.path(), json={"duration": 1}, headers=admin.headers)
@@ -67,8 +70,11 @@ def send_requests(service: Service, world: World) -> list[str]:
     return secrets
 
 
-def _login(client: httpx2.Client, world: World, password: object) -> httpx2.Response:
-    user = {"id": world.people["admin"].user.id, "password": password}
+def _login(client: httpx2.Client, world: World, password: object, name: str | None = None) -> httpx2.Response:
+    """Log in as the admin or, with a name, as a user of the admin's domain."""
+    admin = world.people["admin"].user
+    who = {"id": admin.id} if name is None else {"name": name, "domain": {"name": admin.domain.name}}
+    user = who | {"password": password}
     body = {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}}}
     return client.post("/v3/auth/tokens", json=body)
 

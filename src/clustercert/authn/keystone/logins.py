@@ -61,11 +61,13 @@ class KeystoneLogins:
         """
         values = (login.user, login.domain, login.password, login.project)
         if any(len(value) > _MAX_VALUE for value in values):
-            raise Unauthenticated(f"a value of the login is longer than {_MAX_VALUE} characters")
+            raise Unauthenticated(
+                f"a value of the login is longer than {_MAX_VALUE} characters", unknown=_name(login)
+            )
         user = {"name": login.user, "domain": {"name": login.domain}, "password": login.password}
         identity: JsonObject = {"methods": ["password"], "password": {"user": user}}
         scope = _scope(login)
-        text, token = await self._token(identity, scope)
+        text, token = await self._token(identity, scope, _name(login))
         if scope is not None or self._is_usable(token):
             return text
         projects = await self._projects(text)
@@ -75,14 +77,17 @@ class KeystoneLogins:
         if not projects:
             return text
         identity = {"methods": ["token"], "token": {"id": text}}
-        return (await self._token(identity, {"project": {"id": projects[0].id}}))[0]
+        return (await self._token(identity, {"project": {"id": projects[0].id}}, _name(login)))[0]
 
     def _is_usable(self, token: TokenBody) -> bool:
         """Whether the token's project is one of this service."""
         allowed = self.keystone.projects
         return token.project is not None and (not allowed or token.project.id in allowed)
 
-    async def _token(self, identity: JsonObject, scope: JsonObject | None) -> tuple[str, TokenBody]:
+    async def _token(
+        self, identity: JsonObject, scope: JsonObject | None, name: str
+    ) -> tuple[str, TokenBody]:
+        """Return a token. `name`: as in `Unauthenticated.unknown`, because Keystone does not say if the user exists."""
         auth = {"identity": identity} | ({"scope": scope} if scope is not None else {})
         try:
             response = await self.connection.send(
@@ -90,7 +95,9 @@ class KeystoneLogins:
             )
             if response.status in _REFUSED:
                 metrics.KEYSTONE_REQUESTS.labels("done").inc()
-                raise Unauthenticated(f"keystone refused the login with status {response.status}")
+                raise Unauthenticated(
+                    f"keystone refused the login with status {response.status}", unknown=name
+                )
             body = parsed(TokenAnswer, _content(response, 201)).token
             text = response.headers.get("x-subject-token", "")
             if not text:
@@ -110,6 +117,10 @@ class KeystoneLogins:
         metrics.KEYSTONE_REQUESTS.labels("done").inc()
         allowed = self.keystone.projects
         return [each for each in found if each.enabled and (not allowed or each.id in allowed)]
+
+
+def _name(login: KeystonePassword) -> str:
+    return f"{login.domain}/{login.user}"
 
 
 def _scope(login: KeystonePassword) -> JsonObject | None:

@@ -65,6 +65,8 @@ class FailureSource(TypedDict):
     Attributes:
         source: an IP address, or `other` for addresses that were not counted separately.
         known: ids of existing users and access keys that the failed requests named.
+        unknown: hashes of names that no account has, and of all names in logins at Keystone: 16 lower-case hex digits
+            each. `Custody.name_hash` computes them.
     """
 
     source: str
@@ -72,6 +74,7 @@ class FailureSource(TypedDict):
     first: datetime
     last: datetime
     known: tuple[str, ...]
+    unknown: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
