@@ -22,6 +22,7 @@ from clustercert.server.supervisor import DRAIN_WORKER
 from support import postgres
 from support.command_line import new_operator
 from support.demo_process import COMMAND, Demo, demo, uncovered
+from support.processes import command_line
 from support.processes import workers as workers_of
 from support.serve_process import environment_of, serving
 from support.wait import SECONDS, eventually
@@ -108,17 +109,20 @@ def test_a_dead_worker_is_replaced_while_another_one_does_not_answer(tmp_path: P
         assert asked(running) == 200
 
 
-def test_the_supervisor_does_not_have_the_application_in_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("isolated", [False, True])
+def test_the_supervisor_does_not_have_the_application_in_memory(tmp_path: Path, isolated: bool) -> None:
     """Its process is that of the command, and imports nothing from the current folder either."""
     operator = new_operator(tmp_path)
     folder = tmp_path / "current"
     folder.mkdir()
     for name in ("multiprocessing", "json", "clustercert", "uvicorn"):
         (folder / f"{name}.py").write_text(RECORD_IMPORT)
-    command = Path(sys.executable).parent / "clustercert"
+    # The command of the container image runs Python with -I.
+    script = Path(sys.executable).parent / "clustercert"
+    command = [sys.executable, "-I", script] if isolated else [script]
     log = tmp_path / "log"
     process = subprocess.Popen(
-        [command, "--config", operator.config, "serve", "--port", "0", "--workers", "2"],
+        [*command, "--config", operator.config, "serve", "--port", "0", "--workers", "2"],
         env=uncovered() | {"CLUSTERCERT_LOG__FILE": str(log), "CLUSTERCERT_LOG__FORMAT": "json"},
         cwd=folder,
         stderr=subprocess.PIPE,
@@ -132,6 +136,8 @@ def test_the_supervisor_does_not_have_the_application_in_memory(tmp_path: Path) 
         )
         assert int(resident) < 40 * 1024
         assert list(folder.glob("*.imported")) == []
+        for pid in (process.pid, *workers_of(process.pid)):
+            assert (b"-I" in command_line(pid).split(b"\0")) == isolated
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 0
         assert _lines(log, "service stopped")[0]["pid"] == process.pid

@@ -92,7 +92,9 @@ def replace_process(
     sys.stderr.flush()
     # Until the supervisor handles the signals, they wait.
     signal.pthread_sigmask(signal.SIG_BLOCK, _EARLY_SIGNALS)
-    command = [sys.executable, "-m", "clustercert.server", str(memory)]
+    # If this interpreter ignores the environment and the user's packages, the new one must ignore them too.
+    isolated = ["-I"] if sys.flags.isolated else []
+    command = [sys.executable, *isolated, "-m", "clustercert.server", str(memory)]
     os.execv(command[0], command)  # noqa: S606 - this program itself
 
 
