@@ -22,6 +22,7 @@ from support.stores import blob, rows
 OWN = "/clustercert/v1"
 CLUSTER = "/projects/{project_id}/clusters/{cluster_id}"
 ROTATION = f"{OWN}/projects/{{project_id}}/clusters/{{cluster}}/client-ca-rotation"
+UNDO = "/certificates/{certificate}/undo/{revocation}"
 ROTATING = ("start", "complete", "abort")
 # What a page or form below /console does in the API.
 OPERATIONS = {
@@ -63,6 +64,9 @@ OPERATIONS = {
     "GET /audit/{leaf_index}/proof": f"GET {OWN}/projects/{{project_id}}/events/{{leaf_index}}/proof",
     "GET /audit": f"GET {OWN}/projects/{{project_id}}/events",
     "GET /audit/export": f"GET {OWN}/projects/{{project_id}}/events",
+    "GET /certificates": f"GET {OWN}/certificates",
+    "GET /certificates/{certificate}": f"GET {OWN}/certificates/{{certificate}}",
+    **{f"{method} {UNDO}": f"POST {OWN}/revocations/{{revocation_id}}/undo" for method in ("GET", "POST")},
     "GET /account": f"GET {OWN}/caller",
     "GET /account/certificates/{fingerprint}/revoke": f"GET {OWN}/certificates/{{certificate}}",
     "POST /account/certificates/{fingerprint}/revoke": f"POST {OWN}/certificates/{{certificate}}/revoke",
@@ -98,6 +102,12 @@ DIFFERENT = {
     (f"GET {CLUSTER}", "project", "member"): 200,
     # Who may ask only about themselves gets the answer about themselves.
     (f"GET {CLUSTER}/why", "another's", "member"): 200,
+    # The list shows them only their own certificates.
+    ("GET /certificates", "another's", "member"): 200,
+    # The page says who can undo a revocation. For others, the certificate does not exist.
+    (f"GET {UNDO}", "all", "member"): 200,
+    (f"GET {UNDO}", "all", "stranger"): 404,
+    (f"POST {UNDO}", "all", "stranger"): 404,
     # An admin sees the events of the projects that they administer.
     **{(operation, "project", "stranger"): 200 for operation in ("GET /audit", "GET /audit/export")},
     # The page of an action, which is shown again if the API refuses the action, shows the rotation too.
@@ -143,6 +153,8 @@ class Site:
         browser = self.browser(cell.who)
         whose = self.requests._whose(cell)
         own = self._rotated_cluster(cell.operation) if "/rotation" in path else {}
+        if path == UNDO:
+            own = self._revoked_certificate()
         address = "/console" + re.sub(
             r"\{(\w+)\}",
             lambda match: own.get(match[1]) or self._placed(match[1], cell, whose),
@@ -162,6 +174,13 @@ class Site:
             made = requests.client.post(f"{OWN}/users/{user}/access-keys", json={}, headers=headers)
             return str(made.raise_for_status().json()["access_key"])
         return requests._placed(PARAMETERS.get(name, name), cell.operation.split(" ")[1], whose)
+
+    def _revoked_certificate(self) -> dict[str, str]:
+        """A certificate of the member, and the revocation that covers it."""
+        requests = self.requests
+        name, headers = requests.issued("member"), requests.world.people["operator"].headers
+        made = requests.client.post(f"{OWN}/certificates/{name}/revoke", headers=headers).raise_for_status()
+        return {"certificate": name, "revocation": str(made.json()["id"])}
 
     def _rotated_cluster(self, operation: str) -> dict[str, str]:
         """The id of a new cluster whose client CA is replaced, unless the operation starts that."""
@@ -189,6 +208,7 @@ class Site:
             "deny": {"reason": "use the other cluster"},
             "extend": {"duration": "900", "reason": str(REASON["reason"])},
             "service-key": {"seconds": "longest"},
+            "{revocation}": {"name": world.people["member"].user.name},
             "revoke": {"cluster": world.clusters["plain"].name, "reason": "superseded"},
         }.get(path.rsplit("/", 1)[-1], {})
 

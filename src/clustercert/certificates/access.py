@@ -261,6 +261,10 @@ class AccessReports:
         contacts = await self.queries.webhook_contacts(cluster.id)
         return controls_of(cluster, [each.asked_at for each in contacts], self.now())
 
+    async def end_of(self, cluster: Cluster, certificate: CertificateView) -> CredentialEnd:
+        """Return how a certificate for this cluster ends."""
+        return credential_end(certificate, await self.controls(cluster), self.now())
+
     async def use_not_seen(self, cluster: Cluster) -> str | None:
         """Return why use after a revocation is not seen, or `None` if the API server's audit events arrive."""
         contacts = await self.queries.webhook_contacts(cluster.id)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from clustercert.certificates.access import AccessReport, AccessReports
-from clustercert.certificates.credential_end import Enforcement, enforcement_of
+from clustercert.certificates.credential_end import CredentialEnd, Enforcement, enforcement_of
 from clustercert.model import Caller, Cluster
 from clustercert.model.choices import CaState
 from clustercert.model.errors import Conflict, Forbidden, InvalidRequest, NotFound
@@ -147,6 +147,16 @@ class Inventory:
     async def ca_states(self, certificates: Iterable[CertificateView]) -> dict[str, CaState]:
         """Return the states of the client CAs of some certificates, by id. Omits the CAs of removed clusters."""
         return await self.queries.ca_states({each.ca_id for each in certificates})
+
+    async def end_of(self, certificate: CertificateView) -> CredentialEnd | None:
+        """Return how a certificate ends; None if it has expired, or if its cluster was removed.
+
+        Does not authorize.
+        """
+        cluster = await self.clusters.cluster(certificate.project_id, certificate.cluster_id)
+        if cluster is None or certificate.not_after <= self.now():
+            return None
+        return await self.access.end_of(cluster, certificate)
 
     async def clusters_of_user(self, user_id: str) -> tuple[UserCluster, ...]:
         """List the clusters for which a user has unexpired certificates, revoked or not, latest expiry first.

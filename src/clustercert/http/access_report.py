@@ -13,8 +13,12 @@ from clustercert.certificates.credential_end import RefusedRequests
 from clustercert.http import IN_CLUSTER, query, responses
 from clustercert.http.certificates import (
     ACTOR_NAME,
+    EXPECTED_BY,
+    REFUSAL,
     REFUSED_AT,
+    REFUSES,
     USED_AFTER_REVOCATION,
+    WITHIN_SECONDS,
     known_users,
     name_of,
 )
@@ -25,16 +29,6 @@ from clustercert.http.responses import Hex, ResponseBody, Time
 from clustercert.model.choices import CredentialKind, RefusalState
 
 router = APIRouter(tags=["Inventory"])
-
-REFUSES = (
-    "Which requests with revoked certificates the API server refuses. `bound`: only if the certificate has"
-    " a binding. `writes`: only requests that write."
-)
-WITHIN_SECONDS = (
-    "How long after a revocation the API server should refuse these requests: with the webhook, a second more than the"
-    " cluster's `unauthorized_ttl_seconds`; with the other controls, while this service reaches the API server. Null"
-    " if the API server refuses none."
-)
 
 
 class CredentialBody(ResponseBody):
@@ -56,15 +50,12 @@ class CredentialBody(ResponseBody):
     )
     refusal: RefusalState | None = Field(
         validation_alias=AliasPath("end", "refusal"),
-        description="Whether a refusal was seen; null if the certificate is not revoked. `used`: an API server"
-        " allowed a request after the revocation. `refused`: the webhook told the API server to refuse a request."
-        " `expected`: a control should stop the certificate, but nothing was seen yet. `only_writes`: the same for"
-        " writes, and the API server accepts reads. `none`: nothing stops the certificate before it expires.",
+        description=REFUSAL,
     )
     refused_at: Time | None = Field(validation_alias=AliasPath("end", "refused_at"), description=REFUSED_AT)
     expected_by: Time | None = Field(
         validation_alias=AliasPath("end", "expected_by"),
-        description="By when the API server should refuse the revoked certificate, or its writes.",
+        description=EXPECTED_BY,
     )
     groups: list[str] = Field(
         description="The certificate's groups without the credential group, plus system:authenticated. For a"

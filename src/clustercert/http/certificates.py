@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from clustercert.certificates.credential_end import RefusedRequests
 from clustercert.certificates.recorder import certificate_name
 from clustercert.csv_text import csv_text
 from clustercert.http import IN_CLUSTER, IN_PROJECT, OWN, openapi, query, responses
@@ -16,8 +17,8 @@ from clustercert.http.dependencies import Call, CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, described
 from clustercert.http.paging import PageDep, fitting, page_body
 from clustercert.http.responses import Hex, ResponseBody, Time, prefers
-from clustercert.model import JsonObject, KeyOrigin
-from clustercert.model.choices import CaState, CertificateState, CredentialKind
+from clustercert.model import JsonObject, KeyOrigin, Revocation
+from clustercert.model.choices import CaState, CertificateState, CredentialKind, RefusalState
 from clustercert.model.errors import NotFound
 from clustercert.model.identity import KnownUser
 from clustercert.model.token_objects import account_name
@@ -62,6 +63,22 @@ USED_AFTER_REVOCATION = (
 REFUSED_AT = (
     "When the webhook last told the API server to refuse the revoked certificate; updated at most once a"
     " minute."
+)
+REFUSAL = (
+    "Whether a refusal was seen; null if the certificate is not revoked. `used`: an API server"
+    " allowed a request after the revocation. `refused`: the webhook told the API server to refuse a request."
+    " `expected`: a control should stop the certificate, but nothing was seen yet. `only_writes`: the same for"
+    " writes, and the API server accepts reads. `none`: nothing stops the certificate before it expires."
+)
+EXPECTED_BY = "By when the API server should refuse the revoked certificate, or its writes."
+REFUSES = (
+    "Which requests with revoked certificates the API server refuses. `bound`: only if the certificate has"
+    " a binding. `writes`: only requests that write."
+)
+WITHIN_SECONDS = (
+    "How long after a revocation the API server should refuse these requests: with the webhook, a second more than the"
+    " cluster's `unauthorized_ttl_seconds`; with the other controls, while this service reaches the API server. Null"
+    " if the API server refuses none."
 )
 ACTOR_NAME = "The actor's name with the domain. Null without an actor, and if the actor is not a known user."
 
@@ -132,8 +149,45 @@ class CertificateBody(ResponseBody):
     refused_at: Time | None = Field(validation_alias="refused_after_revocation_at", description=REFUSED_AT)
 
 
+RevocationScope = Literal["certificate", "user_in_cluster", "user", "cluster"]
+
+
+class CoveringRevocationBody(ResponseBody):
+    """A revocation in force that covers a certificate."""
+
+    id: int
+    covers: RevocationScope = Field(
+        description="What the revocation covers, as of its time: this certificate, all certificates of the user in this"
+        " cluster or in all clusters, or all certificates of the cluster."
+    )
+    at: Time
+    by: str
+    by_name: str | None = Field(description=ACTOR_NAME)
+    reason: str
+    can_be_undone: bool = Field(
+        description="Whether an operator can undo the revocation now. Never for one token, whose account is deleted."
+    )
+
+
 class WholeCertificateBody(CertificateBody):
     """A certificate, including its PEM text."""
+
+    refusal: RefusalState | None = Field(
+        description=f"{REFUSAL} Null also if the certificate has expired, or the cluster was removed."
+    )
+    expected_by: Time | None = Field(description=EXPECTED_BY)
+    ends_by: str | None = Field(
+        description="The control that ends the access first, as in the access report. Null if the certificate has"
+        " expired, or the cluster was removed."
+    )
+    refuses: RefusedRequests | None = Field(
+        description=f"{REFUSES} Here for this certificate. Null if `ends_by` is null."
+    )
+    within_seconds: int | None = Field(description=WITHIN_SECONDS)
+    revocations: list[CoveringRevocationBody] = Field(
+        description="The revocations in force that cover the certificate, newest first. While one of them is left, the"
+        " certificate stays revoked."
+    )
 
     credential_id: str = Field(
         description="The credential's name in audit logs of API servers: `X509SHA256=` and the fingerprint, or `JTI=`"
@@ -339,7 +393,39 @@ async def _show(call: Call, certificate: CertificateView) -> Response:
         account = account_name(certificate.user_name, certificate.credential_number)
     else:
         pem = chain_pem((x509.load_der_x509_certificate(certificate.der),)).decode()
-    return responses.private(WholeCertificateBody.render(certificate, **fields, account=account, pem=pem))
+    end = await inventory.end_of(certificate)
+    ends = {name: getattr(end, name, None) for name in ("refusal", "expected_by", "ends_by")}
+    enforcement = end.enforcement if end is not None else None
+    ends |= {name: getattr(enforcement, name, None) for name in ("refuses", "within_seconds")}
+    revocations = await _covering(call, certificate)
+    body = WholeCertificateBody.render(
+        certificate, **fields, **ends, revocations=revocations, account=account, pem=pem
+    )
+    return responses.private(body)
+
+
+async def _covering(call: Call, certificate: CertificateView) -> list[JsonObject]:
+    recorder = call.services.revocation.recorder
+    found = await recorder.queries.revocations_covering(certificate)
+    users = await known_users(call, (each.by for each in found))
+    return [
+        CoveringRevocationBody.render(
+            each,
+            covers=_scope(each),
+            by_name=name_of(each.by, users),
+            can_be_undone=recorder.can_undo(each)
+            and not (certificate.kind == "token" and each.fingerprint is not None),
+        )
+        for each in found
+    ]
+
+
+def _scope(revocation: Revocation) -> RevocationScope:
+    if revocation.fingerprint is not None:
+        return "certificate"
+    if revocation.user_id:
+        return "user_in_cluster" if revocation.cluster_id else "user"
+    return "cluster"
 
 
 def _name(text: str) -> str:

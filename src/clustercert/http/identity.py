@@ -14,9 +14,9 @@ from clustercert.authn.credentials import only_credential
 from clustercert.authn.federated import CLOCK_DIFFERENCE
 from clustercert.certificates.credential_end import RefusedRequests
 from clustercert.http import OWN, responses
-from clustercert.http.access_report import REFUSES
 from clustercert.http.administration.credentials import KeyBody, KeyListBody
 from clustercert.http.body import RequestBody, parsed, require_json
+from clustercert.http.certificates import REFUSES
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Call, CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, KIB, PUBLIC_ERRORS, described, json_body

@@ -16,10 +16,9 @@ from clustercert.certificates.credential_end import Enforcement, RefusedRequests
 from clustercert.certificates.recorder import MAX_NOTE, Reason
 from clustercert.certificates.revocation import PartOfList, RevocationPage, RevocationPreview
 from clustercert.http import IN_CLUSTER, IN_PROJECT, OWN, query, responses
-from clustercert.http.access_report import REFUSES, WITHIN_SECONDS
 from clustercert.http.body import RequestBody, parsed, require_json
 from clustercert.http.cce.clusters import CLUSTER, MAX_CCE_BODY
-from clustercert.http.certificates import ACTOR_NAME, known_users, name_of
+from clustercert.http.certificates import ACTOR_NAME, REFUSES, WITHIN_SECONDS, known_users, name_of
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Call, CallDep, RawBody, Services, ServicesDep
 from clustercert.http.openapi import ERRORS, KIB, described, json_body

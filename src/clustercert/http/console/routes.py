@@ -8,6 +8,7 @@ from clustercert.http.console.pages import (
     access,
     account,
     audit,
+    certificates,
     clusters,
     fleet,
     login,
@@ -21,7 +22,20 @@ from clustercert.http.console.visits import PREFIX, PageRoute, Pages, no_such_pa
 from clustercert.http.responses import WholeFile
 from clustercert.model.errors import NoSuchRoute
 
-_MODULES = (access, account, audit, clusters, fleet, login, now, oidc_login, requests, rotation, why)
+_MODULES = (
+    access,
+    account,
+    audit,
+    certificates,
+    clusters,
+    fleet,
+    login,
+    now,
+    oidc_login,
+    requests,
+    rotation,
+    why,
+)
 _MEDIA_TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",

@@ -61,6 +61,7 @@ NAVIGATION = (
     NavigationEntry(f"{PREFIX}/clusters", "My clusters"),
     NavigationEntry(f"{PREFIX}/requests", "Requests"),
     NavigationEntry(f"{PREFIX}/fleet", "Fleet", sees_others),
+    NavigationEntry(f"{PREFIX}/certificates", "Certificates", sees_others),
     NavigationEntry(f"{PREFIX}/audit", "Audit", sees_others),
 )
 

@@ -31,6 +31,7 @@ from clustercert.store import tables
 from clustercert.store.audit.events import record_events
 from clustercert.store.certificates.views import (
     CertificateLookup,
+    CertificateView,
     is_revoked,
     revocation_of,
     revocations_by_id,
@@ -150,6 +151,22 @@ class RevocationQueries(CertificateLookup):
     async def revocations_of_certificate(self, fingerprint: bytes) -> tuple[Revocation, ...]:
         """Return the revocations of this individual certificate that have not been undone, newest first."""
         return await self._all(_newest(16).where(_in_force(fingerprint)))
+
+    async def revocations_covering(self, certificate: CertificateView) -> tuple[Revocation, ...]:
+        """Return the revocations in force that cover a certificate, newest first."""
+        user, cluster = _revocation.c.user_id, _revocation.c.cluster_id
+        scope = or_(
+            and_(user == certificate.user_id, cluster.in_((certificate.cluster_id, ""))),
+            and_(user == "", cluster == certificate.cluster_id),
+        )
+        epoch = select(_certificate.c.epoch).where(_certificate.c.id == certificate.id).scalar_subquery()
+        wider = and_(
+            scope,
+            _revocation.c.fingerprint.is_(None),
+            _revocation.c.epoch > epoch,
+            _revocation.c.undone_at.is_(None),
+        )
+        return await self._all(_newest(16).where(or_(wider, _in_force(certificate.fingerprint))))
 
     async def revocations_of_scope(self, user_id: str, cluster_id: str) -> tuple[Revocation, ...]:
         """Return the revocations of exactly this user and cluster that are in force, newest first.

@@ -27,7 +27,7 @@ _UNKNOWN = 50
 _GROUPS = 50
 # The filters of the list of users.
 _FILTERS = ("search", "group", "user")
-_REFUSAL_KINDS: Mapping[RefusalState, str] = {
+REFUSAL_KINDS: Mapping[RefusalState, str] = {
     "used": "bad",
     "refused": "good",
     "expected": "warn",
@@ -105,7 +105,7 @@ class _End(NamedTuple):
 def _ends(credential: Any) -> _End:
     """Return how a live certificate of the report ends, or whether the refusal of a revoked certificate was seen."""
     if (refusal := credential["refusal"]) is not None:
-        return _End(REFUSAL_WORDS[refusal], _REFUSAL_KINDS[refusal], credential[REFUSAL_TIMES[refusal]])
+        return _End(REFUSAL_WORDS[refusal], REFUSAL_KINDS[refusal], credential[REFUSAL_TIMES[refusal]])
     if credential["refuses"] != "none":
         only = ", only writes" if credential["refuses"] == "writes" else ""
         return _End(f"{credential['ends_by']}, {credential['within_seconds']} s{only}")

@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from clustercert.http.console.api import path
 from clustercert.http.console.event_sentences import Part, cluster_of, cluster_page, describe, names_in
+from clustercert.http.console.named_objects import cluster_named, project_named, user_named
 from clustercert.http.console.visits import PREFIX, Pages, Visit, sees_others
 from clustercert.http.context import context_of
 from clustercert.merkle.notes import VerifierKey, verify_checkpoint
@@ -19,7 +20,6 @@ from clustercert.merkle.proof_files import ProofFile
 from clustercert.model import JsonObject
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound
 from clustercert.model.events.names import CLUSTER_ACTOR, shown_name, subject_name
-from clustercert.model.ids import is_id, is_long_id
 from clustercert.model.rights import ADMIN, reads_everything
 
 pages = Pages()
@@ -207,7 +207,7 @@ async def _place(visit: Visit) -> str:
     if not (leaf_index.isascii() and leaf_index.isdecimal()):
         raise NotFound(f"There is no event {leaf_index[:64]}. Events have numbers, such as {_AUDIT}/4711.")
     projects = await _projects(visit)
-    project_id = await _project_id(visit, visit.query.get("project", ""), projects)
+    project_id = await project_named(visit, visit.query.get("project", ""), projects)
     return f"{Selection(project_id).path}/{leaf_index}"
 
 
@@ -226,27 +226,9 @@ async def _projects(visit: Visit) -> Mapping[str, str]:
     }
 
 
-async def _project_id(visit: Visit, text: str, projects: Mapping[str, str]) -> str | None:
-    """Return the id of a project, given by name or id. None stands for all projects."""
-    if not text:
-        return None if reads_everything(visit.me.caller) else next(iter(projects), None)
-    if is_id(text):
-        return text
-    found = {each for each, name in projects.items() if text in (name, name.rpartition("/")[2])}
-    if not found and visit.is_operator:
-        domain, _, name = text.rpartition("/")
-        listed = await visit.api.get(path("projects"), name=name, domain=domain or None)
-        found = {str(each["id"]) for each in listed["projects"]}
-    if len(found) == 1:
-        return found.pop()
-    raise InvalidRequest(
-        f"{'Several projects are' if found else 'No project is'} named {text}. Give the project's id."
-    )
-
-
 async def _selection(visit: Visit, given: Mapping[str, str], projects: Mapping[str, str]) -> Selection:
     """Return the events to read. Raises InvalidRequest for an unknown or ambiguous name."""
-    project_id = await _project_id(visit, given["project"], projects)
+    project_id = await project_named(visit, given["project"], projects)
     wanted = {
         "kind": given["kind"],
         "since": _as_utc(given["since"]),
@@ -254,61 +236,17 @@ async def _selection(visit: Visit, given: Mapping[str, str], projects: Mapping[s
         "access_request_id": given["request"],
         "subject": given["object"],
     }
-    cluster = await _cluster(visit, given["cluster"], project_id) if given["cluster"] else None
+    cluster = await cluster_named(visit, given["cluster"], project_id) if given["cluster"] else None
     if cluster is not None:
         project_id, wanted["cluster_id"] = cluster
     user = given["user"]
     if user.startswith(_OTHER_ACTORS) or user in _SERVICE_ACTORS:
         wanted["actor"] = user
     elif user:
-        wanted["user_id"] = await _user_id(visit, user, cluster)
+        wanted["user_id"] = await user_named(visit, user, cluster)
     parameters = {name: value for name, value in wanted.items() if value}
     asks_for_one = bool(user or given["object"])
     return Selection(project_id, parameters, not (given["verifications"] or asks_for_one))
-
-
-async def _cluster(visit: Visit, text: str, project_id: str | None) -> tuple[str | None, str]:
-    """Return the ids of the project and of the cluster with this id, `CLUSTER`, or `DOMAIN/PROJECT/CLUSTER`."""
-    owner, _, name = text.rpartition("/")
-    listed = await visit.api.get(path("clusters"), name=name)
-    found = [
-        each
-        for each in listed["clusters"]
-        if owner in ("", each["project"], f"{each['domain']}/{each['project']}")
-        and project_id in (None, each["project_id"])
-    ]
-    if len(found) == 1:
-        return found[0]["project_id"], found[0]["id"]
-    if not found and is_long_id(text):
-        # Events stay when a cluster is removed.
-        return project_id, text
-    if not found:
-        raise InvalidRequest(f"There is no cluster {text} that you can see.")
-    names = ", ".join(sorted(f"{each['domain']}/{each['project']}/{each['name']}" for each in found))
-    raise InvalidRequest(f"Several clusters are named {text}. Write one of {names}.")
-
-
-async def _user_id(visit: Visit, text: str, cluster: tuple[str | None, str] | None) -> str:
-    if is_long_id(text):
-        return text
-    if reads_everything(visit.me.caller):
-        listed = await visit.api.get(path("users-by-name"), name=text)
-    elif cluster is not None and cluster[0] is not None:
-        listed = await visit.api.get(
-            path("projects", cluster[0], "clusters", cluster[1], "users-by-name"), name=text
-        )
-    else:
-        raise InvalidRequest(
-            "Also name a cluster in which this person has certificates, or give the person's id."
-        )
-    found = {str(each["id"]) for each in listed["users"]}
-    if len(found) != 1:
-        raise InvalidRequest(
-            f"There is no user {text}."
-            if not found
-            else f"Several users are named {text}. Write DOMAIN/NAME, or one of the ids {', '.join(sorted(found))}."
-        )
-    return found.pop()
 
 
 def _as_utc(text: str) -> str:
@@ -415,6 +353,7 @@ def _related(visit: Visit, event: JsonObject, names: Mapping[str, str]) -> list[
         found.append(("The access request", f"{PREFIX}/requests/{request_id}"))
         listed("All events of this access request", request=str(request_id))
     if detail.keys() & {"serial", "credential_number"}:
+        found.append(("The certificate", f"{PREFIX}/certificates/{subject}"))
         listed("All events of this certificate", object=subject)
     user_id = detail.get("user_id")
     if isinstance(user_id, str) and user_id != actor:

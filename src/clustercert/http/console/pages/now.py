@@ -6,6 +6,7 @@ from typing import Any
 from starlette.responses import Response
 
 from clustercert.http.console.api import path
+from clustercert.http.console.pages.certificates import CERTIFICATES
 from clustercert.http.console.pages.fleet import ENFORCEMENT, FLEET
 from clustercert.http.console.visits import PREFIX, Pages, Visit, sees_others, with_query
 
@@ -53,12 +54,18 @@ async def now(visit: Visit) -> Response:
         ],
         requests=_REQUESTS,
         fleet=fleet,
+        certificates=certificates,
     )
 
 
 def fleet(**query: str) -> str:
     """Return the address of the list of clusters with a filter."""
     return with_query(FLEET, query)
+
+
+def certificates(state: str) -> str:
+    """Return the address of the list of certificates in a state."""
+    return with_query(CERTIFICATES, {"state": state})
 
 
 def _attention(found: Any) -> list[Attention]:
@@ -71,7 +78,7 @@ def _attention(found: Any) -> list[Attention]:
             "revoked certificate was used within a day",
             "revoked certificates were used within a day",
             "An API server accepted revoked certificates.",
-            fleet(seen="revoked"),
+            certificates("used_today"),
         ),
         (
             found["revoked_accepted"],
@@ -81,7 +88,7 @@ def _attention(found: Any) -> list[Attention]:
             "No control in its cluster stops this certificate. It gives access, but is not counted above."
             if found["revoked_accepted"] == 1
             else "No control in their clusters stops these certificates. They give access, but are not counted above.",
-            fleet(enforcement="none"),
+            certificates("accepted"),
         ),
         (
             clusters["unreviewed"],
