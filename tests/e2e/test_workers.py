@@ -232,6 +232,36 @@ def test_a_worker_that_starts_while_the_database_is_away_waits_for_it_or_for_the
             assert serve.process.wait(SECONDS) == 0
 
 
+def test_an_outage_of_the_database_is_one_line_in_each_process_until_it_ends(tmp_path: Path) -> None:
+    with postgres.server() as server:
+        world = make(tmp_path, database_url=server.create())
+        log = tmp_path / "log"
+        with serving(world, "--workers", "2", LOG__LEVEL="debug") as serve:
+            eventually(lambda: len(_lines(log, "process ready")) == 2)
+            server.stop()
+            eventually(lambda: len(_lines(log, "database unavailable")) == 2)
+            # Work in the background goes on failing. At the usual level, the log does not contain these lines.
+            eventually(lambda: len(_failures(log)) >= 10)
+            server.start()
+            eventually(lambda: len(_lines(log, "database available again")) == 2)
+            eventually(
+                lambda: len(_lines(log, "caches enabled again")) == len(_lines(log, "caches disabled"))
+            )
+            pids = workers_of(serve.process.pid)
+    began, ended = _lines(log, "database unavailable"), _lines(log, "database available again")
+    assert {line["pid"] for line in began} == {line["pid"] for line in ended} == pids
+    assert all(line["seconds"] > 0 for line in (*ended, *_lines(log, "caches enabled again")))
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    outage = lines[lines.index(began[-1]) + 1 : lines.index(ended[0])]
+    assert {line["event"] for line in outage if line["level"] != "debug"} <= {"caches disabled"}
+
+
+def _failures(log: Path) -> list[dict[str, Any]]:
+    """The lines about failures of background work at level debug."""
+    events = ("leader election failed", "periodic work failed")
+    return [line for event in events for line in _lines(log, event) if line["level"] == "debug"]
+
+
 def test_serve_and_upgrade_wait_for_a_database_that_is_away_at_the_start(tmp_path: Path) -> None:
     with postgres.server() as server:
         world = make(tmp_path, database_url=server.create())

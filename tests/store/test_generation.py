@@ -6,11 +6,12 @@ import time
 import pytest
 from sqlalchemy import insert, select
 
-from clustercert.model.errors import Unavailable
+from clustercert.model.errors import StoreFault, Unavailable
 from clustercert.observability import metrics
 from clustercert.store import tables
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache, Generation
+from clustercert.store.engine.outage import Outage
 from support.log_capture import captured_lines_of_new_loggers
 from support.stores import Store, child, event, start
 from support.wait import eventually_async
@@ -265,10 +266,51 @@ async def test_the_watch_goes_on_through_failures_and_tells_of_each_once(numbers
             await eventually_async(lambda: generation.value == 5)
             numbers.away, numbers.reads = True, 0
             await eventually_async(lambda: numbers.reads >= 3)
-    assert [log["event"] for log in logs] == ["caches disabled: store not answering"] * 2
+    # The second failures came less than a second after the last read, so the caches stayed in use.
+    assert [log["event"] for log in logs] == ["caches disabled", "caches enabled again"]
     assert (logs[0]["cause"], logs[0]["work"]) == ("OSError('gone')", "read the generation")
+    assert logs[1]["work"] == "read the generation"
     # Each failed read is counted, and at least three failed each time.
     assert counter.get() >= counted + 6
+
+
+async def test_an_outage_is_a_line_at_its_begin_one_a_minute_and_one_at_its_end(numbers: Numbers) -> None:
+    class Impatient(Generation):
+        INTERVAL = 0.001
+
+    outage = Outage(numbers.clock)
+    generation = Impatient(numbers.read, numbers.clock, outage)
+    with captured_lines_of_new_loggers() as logs:
+        async with generation.watching():
+            await eventually_async(generation.fresh)
+            numbers.away = True
+            for _ in range(250):
+                numbers.time += 0.5
+                numbers.reads = 0
+                await eventually_async(lambda: numbers.reads >= 2)
+            assert outage.is_ongoing
+            numbers.away = False
+            await eventually_async(lambda: not outage.is_ongoing)
+    begin, off, first, second, end, on = logs
+    assert [log["event"] for log in (begin, first, second, end)] == [
+        "database unavailable",
+        *["database still unavailable"] * 2,
+        "database available again",
+    ]
+    assert (begin["cause"], begin["seconds"]) == ("OSError('gone')", 0)
+    assert (first["seconds"], second["seconds"]) == (60, 120)
+    assert 124 <= end["seconds"] <= 125
+    assert (off["event"], on["event"]) == ("caches disabled", "caches enabled again")
+    assert {log["log_level"] for log in (begin, off, first, second)} == {"warning"}
+    assert {log["log_level"] for log in (end, on)} == {"info"}
+
+
+async def test_an_outage_that_needs_an_operator_says_what_to_do() -> None:
+    outage = Outage()
+    with captured_lines_of_new_loggers() as logs:
+        outage.failed(StoreFault("The database server rejects the login."))
+    [line] = logs
+    assert line["reason"] == "The database server rejects the login."
 
 
 async def test_a_store_without_its_number_turns_the_caches_off(database: Database, store: Store) -> None:

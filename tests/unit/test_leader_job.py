@@ -24,6 +24,7 @@ class Leader:
     failing: Exception | None = None
     asked: int = 0
     resigned: bool = False
+    is_database_away: bool = False
 
     async def leads(self) -> bool:
         self.asked += 1
@@ -144,6 +145,14 @@ async def test_a_failure_is_logged_and_other_work_goes_on(failure: Exception, le
         assert (line["event"], line["log_level"]) == ("periodic work failed", level)
         assert (line["lease"], line["work"]) == ("work", "count 0")
     assert counted.get() == before + len(said)
+
+
+async def test_failures_during_an_outage_of_the_database_are_logged_only_at_debug() -> None:
+    one, bad, good = Leader(is_database_away=True), Work(failing=Unavailable("No.")), Work()
+    with captured_lines(leader_job) as said:
+        async with job(one, bad, good):
+            await eventually_async(lambda: bad.begun >= 2 and good.ended >= 2)
+    assert {(line["event"], line["log_level"]) for line in said} == {("periodic work failed", "debug")}
 
 
 @pytest.mark.parametrize("failure", [Unavailable("No."), KeyError("bug")])

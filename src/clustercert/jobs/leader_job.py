@@ -110,7 +110,9 @@ class LeaderJob:
 
     def _log(self, event: str, failure: Exception, **fields: str) -> None:
         fields["lease"] = self._leader.name
-        if isinstance(failure, StoreFault):
+        if isinstance(failure, Unavailable) and self._leader.is_database_away:
+            logger.debug(event, error=failure.message, cause=repr(failure.__cause__), **fields)
+        elif isinstance(failure, StoreFault):
             logger.error(event, error=failure.reason, **fields)
         elif isinstance(failure, Unavailable):
             logger.warning(event, error=failure.message, cause=repr(failure.__cause__), **fields)

@@ -27,7 +27,8 @@ class ClockWatch:
             try:
                 await self.measure()
             except Unavailable as failure:
-                logger.warning("clock not compared with the database's", error=failure.message)
+                write = logger.debug if self.database.outage.is_ongoing else logger.warning
+                write("clock not compared with the database's", error=failure.message)
             await wait_for_stop(stop, INTERVAL_SECONDS)
 
     async def measure(self) -> None:

@@ -215,7 +215,8 @@ class CredentialUsage:
             try:
                 await self.flush(is_last=is_last)
             except Unavailable as failure:
-                logger.warning("recording credential usage failed", cause=repr(failure.__cause__))
+                write = logger.debug if self.queries.is_database_away else logger.warning
+                write("recording credential usage failed", cause=repr(failure.__cause__))
             except Exception:
                 # Catch every exception: otherwise the task would end, and later uses would not be recorded.
                 logger.exception("recording credential usage failed: unexpected error")

@@ -40,6 +40,7 @@ from clustercert.store.engine.connections import (
 )
 from clustercert.store.engine.failures import DISK_FULL, SHARED_SESSIONS, failures_translated
 from clustercert.store.engine.generation import Generation
+from clustercert.store.engine.outage import Outage
 from clustercert.store.engine.transaction import RolledBack, Transaction, roll_back_if_asked
 from clustercert.store.engine.writer import NothingBegun, Writer
 from clustercert.store.engine.writer_slots import WriterSlots
@@ -68,6 +69,7 @@ class Database:
 
     Attributes:
         generation: the number that tells caches when to drop their entries; see the module `generation`.
+        outage: whether this process can't read the database now, while it watches the generation.
         lacks_space: whether the last `insert` failed because the database's disk is full.
         engine, writing_engine: the engines for reading and for writing, which are the same on PostgreSQL.
     """
@@ -108,7 +110,8 @@ class Database:
         self._unreserved = asyncio.Semaphore(POOL_SIZE - 1)
         # Connecting to SQLite has no time-out, because opening a file is fast and must not be cancelled half-way.
         self._connect_seconds = None if self._writer is not None else busy_seconds
-        self.generation = Generation(self.read_generation)
+        self.outage = Outage()
+        self.generation = Generation(self.read_generation, outage=self.outage)
 
     @property
     def folder(self) -> Path | None:

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from cachetools import LRUCache
 
 from clustercert.background import running, wait_for_stop
+from clustercert.store.engine.outage import Outage
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -36,10 +37,16 @@ class Generation:
     PROPAGATION = STALE_AFTER + INTERVAL
 
     def __init__(
-        self, read: Callable[[], Awaitable[int]], clock: Callable[[], float] = time.monotonic
+        self,
+        read: Callable[[], Awaitable[int]],
+        clock: Callable[[], float] = time.monotonic,
+        outage: Outage | None = None,
     ) -> None:
+        """Create a generation that is not read yet. `outage`: is told by `watch` whether each read succeeded."""
         self._read = read
         self._clock = clock
+        self._outage = outage
+        self._disabled_at: float | None = None
         self._asked_at = float("-inf")
         self._failed = False
         self.value = -1
@@ -69,26 +76,38 @@ class Generation:
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Read the generation periodically until `stop` is set. Each worker runs this method."""
-        failing = False
         while not stop.is_set():
             try:
                 await self.refresh()
-                failing = False
             except Exception as error:  # noqa: BLE001 - any error may be temporary, such as during a restore
-                # Import these here, because the imports are slow, and store commands need no log and no metrics.
-                import structlog  # noqa: PLC0415
-
-                from clustercert.observability import metrics  # noqa: PLC0415
-
-                metrics.BACKGROUND_FAILURES.labels(self.WORK).inc()
-                if not failing:
-                    structlog.get_logger().warning(
-                        "caches disabled: store not answering",
-                        work=self.WORK,
-                        cause=repr(error.__cause__ or error),
-                    )
-                failing = True
+                self._note_failure(error)
+            else:
+                self._note_success()
             await wait_for_stop(stop, self.INTERVAL)
+
+    def _note_failure(self, error: Exception) -> None:
+        # Import these here, because the imports are slow, and store commands need no log and no metrics.
+        import structlog  # noqa: PLC0415
+
+        from clustercert.observability import metrics  # noqa: PLC0415
+
+        metrics.BACKGROUND_FAILURES.labels(self.WORK).inc()
+        if self._outage is not None:
+            self._outage.failed(error)
+        if self._disabled_at is None and not self.fresh():
+            self._disabled_at = self._clock()
+            cause = repr(error.__cause__ or error)
+            structlog.get_logger().warning("caches disabled", work=self.WORK, cause=cause)
+
+    def _note_success(self) -> None:
+        if self._outage is not None:
+            self._outage.ended()
+        if self._disabled_at is None:
+            return
+        import structlog  # noqa: PLC0415
+
+        seconds, self._disabled_at = round(self._clock() - self._disabled_at, 1), None
+        structlog.get_logger().info("caches enabled again", work=self.WORK, seconds=seconds)
 
     def watching(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Run `watch` during the `with` block."""

@@ -28,6 +28,11 @@ class Leader:
         self._holder = new_id()
         self.seconds = seconds
 
+    @property
+    def is_database_away(self) -> bool:
+        """Whether the database can't be used now, which another line of the log says."""
+        return self._database.outage.is_ongoing
+
     async def leads(self) -> bool:
         """Take or renew the lease. Returns whether this candidate holds the lease. Raises Unavailable."""
         # A lease with an impossibly late expiry was taken before the database's clock was set back. Treat such a lease

@@ -188,6 +188,11 @@ class AllowedUses:
 class CredentialUsageQueries(Queries):
     """Records the use of credentials."""
 
+    @property
+    def is_database_away(self) -> bool:
+        """Whether the database can't be used now, which another line of the log says."""
+        return self._database.outage.is_ongoing
+
     async def add(self, uses: Sequence[Use]) -> None:
         """Update the certificates' times of first and last use."""
         # Sort the rows, so that concurrent workers lock them in the same order.
