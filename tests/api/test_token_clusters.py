@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -290,6 +290,23 @@ def test_a_project_admin_does_not_take_the_end_of_tokens_away(site: Site) -> Non
     assert refused.status_code == 403, refused.text
     assert "Only operators may remove" in refused.json()["message"]
     assert site.administration.get(where).status_code == 200
+
+
+def test_a_cluster_with_live_tokens_is_not_removed(site: Site) -> None:
+    made = site.administration.put(path(site.administration), body(site.double)).json()
+    own = replace(site, cluster=made)
+    token = own.issued()
+    place = f"/projects/{made['project_id']}/clusters/{made['id']}"
+
+    refused = site.administration.delete(place)
+
+    assert refused.status_code == 409
+    assert "clustercert certificate revoke --cluster" in refused.json()["error_msg"]
+    assert own.status(token) == 200
+    revoked = site.requests.post("operator", f"/clustercert/v1{place}/revoke", {})
+    assert revoked.status_code == 200, revoked.text
+    eventually(lambda: own.status(token) == 403)
+    assert site.administration.delete(place).status_code == 200
 
 
 def test_removing_a_cluster_deletes_the_token_of_the_service_and_nothing_in_the_cluster(site: Site) -> None:

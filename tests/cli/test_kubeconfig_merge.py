@@ -770,10 +770,17 @@ def test_a_file_that_expires_soon_is_renewed_while_watching(desk: Desk) -> None:
     assert process.returncode == 130
 
 
+def test_refresh_lets_the_service_create_keys_if_asked(desk: Desk) -> None:
+    desk.merge(desk.first, "--files", "--service-key")
+    desk.user.output("refresh", "--all", "--service-key")
+    desk.user.output("refresh", "--all")
+    assert sorted(map(str, desk.key_origins(desk.first))) == ["csr", "generated", "generated"]
+
+
 def test_the_timer_runs_refresh(desk: Desk) -> None:
-    text = desk.user.output("refresh", "--print-timer", "--expires-in", "1h")
+    text = desk.user.output("refresh", "--print-timer", "--expires-in", "1h", "--service-key")
     (command,) = [line for line in text.splitlines() if line.startswith("ExecStart=/")]
-    assert command.endswith("refresh --expires-in 1h")
+    assert command.endswith("refresh --expires-in 1h --service-key")
     assert "OnUnitActiveSec=5min" in text
     refused = desk.user.run("refresh", "--print-timer", "--expires-in", "14m")
     assert refused.returncode == 2

@@ -261,6 +261,14 @@ def test_a_token_that_outlives_its_access_is_named_once(hurried: Person) -> None
     assert datetime.fromisoformat(status["expirationTimestamp"]) < ends
 
 
+def test_the_list_shows_when_the_service_ends_a_token(hurried: Person) -> None:
+    hurried.run("kubeconfig", "merge", "tokens", "--files")
+    path = Path(yaml.safe_load(hurried.config.read_text())["users"][0]["user"]["tokenFile"])
+    expires = parse_token(path.read_bytes()).expires_at
+    (row,) = json.loads(hurried.run("kubeconfig", "list", "--output", "json").stdout)
+    assert timedelta(minutes=4) < expires - datetime.fromisoformat(row["expires"]) < timedelta(minutes=6)
+
+
 async def test_an_access_request_raises_and_ends_rights_without_a_change_of_the_file(alice: Person) -> None:
     alice.run("kubeconfig", "merge", "tokens")
     before = alice.config.read_bytes()

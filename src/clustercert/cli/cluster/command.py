@@ -692,8 +692,8 @@ def remove(
     removed, live = client.get(path), preview_of_all(client, path)["live"]
     if removed["credential"] == "token":
         confirm(
-            f"Permanently remove the cluster {shown} ({found['id']}), which has {live} live credentials? The tokens"
-            " work until they expire, unless you first end them with `clustercert kubernetes remove`.",
+            f"Permanently remove the cluster {shown} ({found['id']}), which has {live} live credentials? First"
+            " revoke them, and run `clustercert kubernetes remove`: afterwards, the service deletes nothing there.",
             yes=yes,
         )
         client.delete(path)

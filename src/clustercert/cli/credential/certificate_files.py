@@ -92,6 +92,12 @@ class CertificateFile:
         left = min(max(lifetime / 5, _MIN_LEFT), lifetime / 2)
         return not -_CLOCK_STEP <= now - issued < lifetime - left
 
+    def ends_at(self) -> datetime | None:
+        """Return the credential's end by the service's clock, or None if its files are missing or damaged."""
+        with contextlib.suppress(OSError, ValueError, OverflowError):
+            return self._times()[1]
+        return None
+
     def _times(self) -> tuple[timedelta, datetime]:
         """Return the credential's lifetime and its end by the service's clock. Raises OSError or ValueError."""
         if self.kind == "token":

@@ -52,6 +52,9 @@ def refresh(
             help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit if it is shorter]",
         ),
     ] = None,
+    service_key: Annotated[
+        bool, typer.Option("--service-key", help="Let the service create the private keys.")
+    ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Run until interrupted, and check every minute.")
     ] = False,
@@ -80,36 +83,37 @@ def refresh(
                 " run `clustercert refresh --watch`, which checks every minute.",
                 param_hint="--expires-in",
             )
-        lifetime = ["--expires-in", expires_in] if expires_in else []
-        write_out(_UNITS.format(command=shlex.join([*plugin_command(), "refresh", *lifetime])))
+        options = ["--expires-in", expires_in] if expires_in else []
+        options += ["--service-key"] if service_key else []
+        write_out(_UNITS.format(command=shlex.join([*plugin_command(), "refresh", *options])))
         return
     if not list(certificate_files()):
         print_note(
             "There are no certificate files. Run `clustercert kubeconfig merge --files` to write them."
         )
     while True:
-        exit_code = _refresh(expires_in, every=every)
+        exit_code = _refresh(expires_in, service_key=service_key, every=every)
         if not watch:
             raise typer.Exit(exit_code)
         every = False
         time.sleep(_WATCH_SECONDS)
 
 
-def _refresh(expires_in: str | None, *, every: bool) -> int:
+def _refresh(expires_in: str | None, *, service_key: bool, every: bool) -> int:
     """Renew the certificate files that are due. Returns the exit code of the last failure, or 0 if none failed."""
     exit_code = 0
     for file in certificate_files():
         if every or file.is_due(datetime.now(UTC)):
-            failure = _renew(file, expires_in)
+            failure = _renew(file, expires_in, service_key=service_key)
             exit_code = failure.exit_code if failure else exit_code
             print_note(f"{file.path}: {failure.message}" if failure else f"Renewed {file.path}")
     return exit_code
 
 
-def _renew(file: CertificateFile, expires_in: str | None) -> Failure | None:
+def _renew(file: CertificateFile, expires_in: str | None, *, service_key: bool) -> Failure | None:
     request = CredentialRequest()
     request.profile, request.project, request.cluster = file.profile, file.project_id, file.cluster_id
-    request.expires_in, request.kind = expires_in, file.kind
+    request.expires_in, request.service_key, request.kind = expires_in, service_key, file.kind
     if (ref := merged_cluster(request)) is not None:
         request.user = ref.login
     result = renew_login(request) or obtain(request)

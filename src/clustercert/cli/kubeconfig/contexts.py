@@ -83,7 +83,7 @@ def list_merged(
 
 
 def _signing_cas(profiles: Iterable[str]) -> dict[tuple[str, str], object]:
-    """Return the key identifier of the CA that signs now, by profile and cluster id.
+    """Return the key identifiers of the current signing CAs, by profile and cluster id.
 
     Prints a note for each login that can't be used.
     """
@@ -249,9 +249,16 @@ def _expiry(each: Merged) -> object:
 
 
 def _token_expiry(each: Merged) -> "datetime | None":
-    """Return when a context's token expires, or `None` if the token is missing or unreadable."""
+    """Return when a context's token ends, or `None` if the token is missing or unreadable.
+
+    The service ends a short credential before its token expires. Only the files of `merge --files` have this time.
+    """
+    from clustercert.cli.credential.certificate_files import CertificateFile
     from clustercert.issuance.signers.account_tokens import MAX_TOKEN_BYTES, parse_token
 
+    file = CertificateFile(*each.ref.identity, kind="token")
+    if each.user.get("tokenFile") == str(file.path) and (end := file.ends_at()) is not None:
+        return end
     with contextlib.suppress(InvalidRequest, OSError, TypeError):
         text = each.user.get("token")
         content = (

@@ -31,6 +31,7 @@ from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, Inva
 from clustercert.model.identity import ProjectName
 from clustercert.model.kubernetes import TOKEN_SIGNER
 from clustercert.store import tables
+from clustercert.store.certificates.views import is_revoked
 from clustercert.store.clusters.client_cas import add_ca, discard_cas, stored_certificate
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache, Generation
@@ -269,7 +270,8 @@ class ClusterQueries(Queries):
     async def remove(self, cluster_id: str, event: AuditEvent, before: Cluster | None = None) -> None:
         """Delete a cluster and its client CAs. The cluster's certificates stay in the ledger.
 
-        The keys of the CAs stay at their signers until `DiscardedKeys` deletes them.
+        The keys of the CAs stay at their signers until `DiscardedKeys` deletes them. Raises Conflict if a token of
+        the cluster is live, because nothing ends the token after the removal.
 
         With `before`, raises NotFound if the cluster was removed, or ConcurrentChange if the cluster differs from
         `before`.
@@ -280,6 +282,12 @@ class ClusterQueries(Queries):
             # A rotation also locks the cluster's row first.
             owner = select(_cluster.c.project_id).where(_cluster.c.id == cluster_id).with_for_update()
             project_id = (await connection.execute(owner)).scalar()
+            if await exists(connection, _live_tokens(cluster_id, event.at)):
+                raise Conflict(
+                    "The cluster has live tokens, which would work until they expire. Revoke them with `clustercert "
+                    "certificate revoke --cluster CLUSTER`, delete the service's objects with `clustercert kubernetes "
+                    "remove`, and then remove the cluster."
+                )
             # The keys of retired CAs were discarded before.
             kept = select(_ca.c.id).where(_ca.c.cluster_id == cluster_id, _ca.c.state != "retired")
             ca_ids = (await connection.execute(kept)).scalars().all()
@@ -299,6 +307,17 @@ class ClusterQueries(Queries):
 
     async def _all(self, query: Select[Any]) -> tuple[Cluster, ...]:
         return tuple(map(_parsed, await self._rows(query)))
+
+
+def _live_tokens(cluster_id: str, now: datetime) -> Select[Any]:
+    this = tables.certificate
+    return (
+        select(this.c.id)
+        .join(_cluster, _cluster.c.id == this.c.cluster_id)
+        .where(_cluster.c.id == cluster_id, _cluster.c.signer == TOKEN_SIGNER)
+        .where(this.c.not_after > now, ~is_revoked())
+        .limit(1)
+    )
 
 
 async def _locked(connection: Transaction, cluster_id: str, before: Cluster | None) -> Cluster:
