@@ -444,7 +444,9 @@ async def explain_token(call: CallDep) -> Response:
 
 @router.post(
     OWN + "/users/{user_id}/block",
-    responses=described("Blocked, and their certificates are revoked.", BlockedBody, errors=_CONFLICT),
+    responses=described(
+        "The user is blocked, and the user's certificates are revoked.", BlockedBody, errors=_CONFLICT
+    ),
 )
 async def block_user(call: CallDep, user_id: str) -> Response:
     """Block a user, and revoke their certificates.

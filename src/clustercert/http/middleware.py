@@ -105,7 +105,7 @@ class RequestMiddleware:
                 await self._exchange(scope, receive, send)
 
     def _traceparent(self, scope: Scope) -> str | None:
-        """Return the trace that a trusted proxy began. Other senders could cause any number of recorded traces."""
+        """Return the trace that a trusted proxy began. Other senders could have every request of theirs recorded."""
         sent = [value for name, value in scope["headers"] if name == TRACEPARENT]
         if len(sent) != 1 or len(sent[0]) > MAX_TRACEPARENT:
             return None

@@ -362,7 +362,7 @@ async def _check_denied(api: KubeApi, path: str, document: JsonObject, policy: s
             f"{refused.http_status} for another reason. {_APPLY_AGAIN}"
         ) from refused
     raise _Problem(
-        f"The admission policy {policy} is missing, or does not deny what it must deny. {_APPLY_AGAIN}"
+        f"The admission policy {policy} is missing, or allows a request that it must deny. {_APPLY_AGAIN}"
     )
 
 

@@ -294,7 +294,7 @@ class _Work:
         await self.owner.clusters.note_unknown_tokens(self.cluster.client_ca.id, count, event)
 
     async def _note_problem(self, problem: str | None) -> None:
-        """Store why the cluster gets no tokens. Records an audit event if this changed."""
+        """Store why the cluster gets no tokens. Records an audit event if the reason changed."""
         self.state.is_stopped = problem is not None
         self.count()
         ca_id = self.cluster.client_ca.id

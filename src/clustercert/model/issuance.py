@@ -29,8 +29,8 @@ class IssueRequest:
         public_key: the public key in a verified CSR; None if the service generates the key pair.
         reason: for the audit event; printable text of at most 512 characters. A blank reason becomes None.
         credential: what the caller can use. A cluster issues only one kind of credential.
-        access_request: the id of the caller's access request whose groups the certificate shall have; None for the
-            groups that the caller has without a request.
+        access_request: the id of the caller's access request that provides the groups; None for the groups that the
+            caller has without a request.
     """
 
     duration: int | None = None

@@ -88,7 +88,7 @@ def job(tracer: Tracer | None, name: str) -> contextlib.AbstractContextManager[N
 
 
 def describe_request(route: str, method: str, status: int, failure: Exception | None) -> None:
-    """Describe the current request, if it is recorded. `status`: 0 if there was no response."""
+    """Set the attributes of the current request's span, if it is recorded. `status`: 0 if there was no response."""
     current = _current.get()
     if current is None:
         return

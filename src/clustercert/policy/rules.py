@@ -48,9 +48,9 @@ class PolicyRule:
         offer: the terms of a rule whose groups need an access request; None for other rules.
         declared: the rule in the form of the settings, as JSON values with lifetimes in seconds; for the audit event.
         private: the conditions that are shown only to callers who meet all of them, because the conditions can contain
-            names of other users or projects. Empty if all conditions are on roles, or on things that the caller can
-            choose.
-        chosen: the clauses of the conditions on things that the caller can choose.
+            names of other users or projects. Empty if every condition is on a role, or on a property of the request
+            that the caller chooses.
+        chosen: the clauses of the conditions on properties that the caller chooses.
     """
 
     name: str

@@ -181,7 +181,7 @@ def _kind(before: AccessRequest, after: AccessRequest, decision: AccessDecision)
 
 
 def _require_time(request: AccessRequest, now: datetime) -> None:
-    """Raise Conflict for a step that comes too late."""
+    """Raise Conflict if a time limit of the request is over."""
     if request.lapsed(now) is not request:
         raise Conflict(f"The access request can't be changed: {request.obstacle(now)}.")
 

@@ -29,11 +29,12 @@ MOST_MISSED = 10
 RETRY_SECONDS = 60
 
 _FULL = (
-    "The service's disk is almost full, so it issues no certificates. Revocations still work. Ask the operator to free"
-    " space."
+    "The service's disk is almost full, so the service issues no certificates. Revocations still work. Ask the operator"
+    " to free space."
 )
 _UNKNOWN = (
-    "The service's disk does not respond, so it issues no certificates. Ask the operator to read the log."
+    "The service's disk does not respond, so the service issues no certificates. Ask the operator to read the"
+    " log."
 )
 
 

@@ -266,7 +266,7 @@ class ScopeOptions:
             if not _is_caller(client, self.user):
                 raise Forbidden(
                     "Only operators can revoke the certificates of another user everywhere. Admins of a "
-                    "project can revoke them in one cluster: give --cluster instead of --everywhere."
+                    "project can revoke the user's certificates in one cluster: give --cluster instead of --everywhere."
                 )
             user: JsonObject = {"id": client.caller["id"]}
         else:

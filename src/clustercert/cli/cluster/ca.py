@@ -309,8 +309,8 @@ def prove(
     """Prove from this machine which CAs the API servers accept, and report the results. Only for operators.
 
     Use this command for API servers that the service can't reach. Gets temporary certificates, and connects with these
-    certificates to each API server. Exits with status 1 if an API server does not treat a certificate as the rotation
-    requires. A proof counts for 10 minutes.
+    certificates to each API server. Exits with status 1 unless every API server accepts or refuses each certificate
+    as the rotation requires. A proof counts for 10 minutes.
 
     Examples:
         clustercert cluster ca prove prod

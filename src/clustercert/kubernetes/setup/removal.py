@@ -1,7 +1,7 @@
 """Fills in remove.md, the template for REMOVE.md: the steps with which clustercert leaves a cluster.
 
-The order keeps revoked certificates denied: the client CA leaves the API server before the objects that deny revoked
-certificates, and together with the webhook.
+The order keeps revoked certificates denied. First, the client CA and the webhook are removed from the API server
+together. Then the objects that deny revoked certificates are deleted.
 """
 
 import posixpath

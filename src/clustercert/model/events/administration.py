@@ -223,7 +223,7 @@ class CaKeyDeleted(AuditEvent):
     """The key of a client CA that is not needed any more was deleted. The subject is the id of the client CA.
 
     Attributes:
-        result: what happened to the key, in the words of the signer.
+        result: the signer's sentence about what happened to the key.
     """
 
     kind: Literal["client_ca.key_deleted"] = "client_ca.key_deleted"

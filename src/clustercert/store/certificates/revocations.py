@@ -47,7 +47,7 @@ _certificate, _revocation, _cluster = tables.certificate, tables.revocation, tab
 _ca, _username = tables.client_ca, tables.username
 
 NO_END = 2**63 - 1
-"""The epoch of a revocation that also covers later certificates, while its user is disabled or deleted.
+"""The epoch of the revocation of a disabled, blocked or deleted user. The revocation also covers later certificates.
 
 For up to a second, a worker may still treat a disabled user as enabled and issue a certificate. Enabling the user sets
 the epoch to the current generation.
