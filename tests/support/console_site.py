@@ -331,10 +331,10 @@ def _add_certificates(site: ConsoleSite, copies: int) -> None:
     site.issue("mo", ROTATED)
     template = site.issue("mo", "prod-eu", reason=site.mark("deploy of the checkout"))
     revoked, used = site.issue("priya", "prod-eu"), site.issue("sam", "prod-eu")
-    for fingerprint in (revoked, used):
+    for fingerprint, reason in ((revoked, "keyCompromise"), (used, "superseded")):
         path = f"{V1}/certificates/{fingerprint}/revoke"
         token = site.tokens["alice", site.projects["storefront"]]
-        site.done("alice", "POST", path, {"reason": "keyCompromise"}, token)
+        site.done("alice", "POST", path, {"reason": reason}, token)
     now = "strftime('%Y-%m-%d %H:%M:%S.000000', 'now')"
     execute(
         site.database,
