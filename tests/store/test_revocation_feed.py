@@ -169,13 +169,16 @@ async def test_a_revocation_reaches_a_watching_worker_within_a_second(
 
 
 async def test_a_feed_that_cant_read_counts_its_failures(feed: RevocationFeed, store: Store) -> None:
+    clock = feed._clock
+    assert isinstance(clock, Clock)
     store.execute("DROP TABLE generation")
+    clock.time += RevocationFeed.STALE_AFTER
     counter = metrics.BACKGROUND_FAILURES.labels("read revocations")._value
     before = counter.get()
     with captured_lines_of_new_loggers() as logs:
         async with feed.watching():
             await eventually_async(lambda: logs and counter.get() > before)
-    assert logs[0]["work"] == "read revocations"
+    assert (logs[0]["event"], logs[0]["work"]) == ("caches disabled", "read revocations")
 
 
 async def test_no_revocation_slips_past_a_feed_that_reads_all_the_time(
