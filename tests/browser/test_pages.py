@@ -14,8 +14,6 @@ pytestmark = pytest.mark.full
 
 # A person who is logged in does not see the login, and this service has no OIDC issuer.
 UNLINKED = {each for each in pages() if each.startswith("/console/login")}
-# A list of few certificates, from which a crawl gets to the undo of a revocation.
-USED = "/console/certificates?state=used"
 # Width, colour scheme, and whether only contrasts are checked, since the width was checked before.
 Display = tuple[int, Scheme, bool]
 FORMS: tuple[Display, ...] = ((320, "light", False), (1280, "dark", False))
@@ -43,7 +41,7 @@ def test_all_links_and_forms_of_all_pages_lead_somewhere(site: ConsoleSite, who:
 def test_each_page_is_reached_by_links(site: ConsoleSite) -> None:
     found = set[str]()
     for who in ("olga", "alice", "mo"):
-        addresses = crawl(site, session_of(site, who), USED).addresses
+        addresses = crawl(site, session_of(site, who)).addresses
         found |= {route.removesuffix(" (download)") for route, each in addresses.items() if each}
     assert pages() - UNLINKED - found == set()
 
@@ -56,7 +54,7 @@ def test_each_page_is_reached_by_links(site: ConsoleSite) -> None:
 def test_no_page_has_a_fault(browser: Browser, site: ConsoleSite, who: str, *, javascript: bool) -> None:
     cookie = session_of(site, who)
     page = f"/console/projects/{site.project_of('staging')}/clusters/{site.clusters['staging']}"
-    addresses = shown(crawl(site, cookie, USED, *([page] if who == "mo" else [])))
+    addresses = shown(crawl(site, cookie, *([page] if who == "mo" else [])))
     assert addresses
     with browser.tab(javascript=javascript) as tab:
         tab.log_in(site.url, cookie)

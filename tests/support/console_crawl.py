@@ -20,8 +20,9 @@ from support.console_site import ConsoleSite, run_in_thread
 
 STATIC = f"{PREFIX}/static/{{name}}"
 ANYTHING = f"{PREFIX}/{{rest:path}}"
-# Pages that everybody may open, and which need not be linked.
-SEEDS = (PREFIX, f"{PREFIX}/clusters", f"{PREFIX}/account")
+# Pages that everybody may open, and which need not be linked. The list has only the certificate whose revocation can be
+# undone: other lists are so long that its page would not be among those that are followed.
+SEEDS = (PREFIX, f"{PREFIX}/clusters", f"{PREFIX}/account", f"{PREFIX}/certificates?state=used")
 # Lists of certificates have many links to the same route. By default, at most this many of them are followed.
 PER_ROUTE = 12
 
