@@ -514,4 +514,8 @@ def test_no_opinion_is_not_logged(tmp_path: Path) -> None:
     done = programs.run("logged_service", "webhook-requests", tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [line["denied"] for line in lines if line["event"] == "request"] == ["unknown", "unknown"]
+    requests = [line for line in lines if line["event"] == "request"]
+    assert [line["denied"] for line in requests] == ["unknown", "unknown"]
+    for line in requests:
+        cluster_id = line["path"].split("/")[-2]
+        assert line["caller_id"] == line["caller"] == f"cluster:{cluster_id}"
