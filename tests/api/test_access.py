@@ -241,7 +241,7 @@ def test_the_report_says_whether_use_after_a_revocation_is_seen(
         at = utc_now() - timedelta(hours=ago)
         place.execute("UPDATE webhook_token SET last_events_at = ?", f"{at:%Y-%m-%d %H:%M:%S.%f}")
     report = place.report()
-    assert report["sees_use_after_revocation"] is is_seen
+    assert (report["use_not_seen"] is None) is is_seen
     risks = report["residual_risks"]
     assert isinstance(risks, list)
     assert risks[0].startswith(f"Use after a revocation is not seen: {said}") is not is_seen
@@ -258,14 +258,24 @@ def test_a_token_alone_keeps_nobody_out(place: Place) -> None:
     assert credentials(place.report())[place.name(place.revoked)] == ("revoked", True, ["ca", "expiry"])
     long_ago = utc_now() - timedelta(days=1, minutes=1)
     give_token(place, long_ago, 1)
-    set_up, lacking = webhook(place)
-    assert not set_up
-    assert lacking is not None
-    assert f"has not called the webhook since {long_ago:%Y-%m-%dT%H:%M:%SZ}" in lacking
+    assert webhook(place) == (False, None)
+    report = place.report()
+    assert (report["enforcement"], report["webhook_called_at"]) == ("quiet", f"{long_ago:%Y-%m-%dT%H:%M:%SZ}")
     place.execute(
         "UPDATE webhook_token SET last_asked_at = ? WHERE id = ?", f"{utc_now():%F %T}.0", f"{1:032}"
     )
     assert webhook(place) == (True, None)
+
+
+def test_a_webhook_that_was_not_asked_about_a_use_keeps_nobody_out(place: Place) -> None:
+    give_token(place, utc_now() - timedelta(hours=3))
+    assert webhook(place) == (True, None)
+    assert place.report()["enforcement"] == "unverified"
+    place.execute("UPDATE webhook_token SET last_use_at = ?", f"{utc_now() - timedelta(hours=2):%F %T}.0")
+    assert webhook(place) == (False, None)
+    report = place.report()
+    assert (report["enforcement"], report["refuses"]) == ("unreviewed", "none")
+    assert credentials(report)[place.name(place.revoked)] == ("revoked", True, ["ca", "expiry"])
 
 
 def test_the_report_is_narrowed_to_a_user_or_a_group(place: Place) -> None:

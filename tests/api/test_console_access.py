@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from html import unescape
 
 import httpx2
@@ -97,7 +98,9 @@ def test_the_page_says_who_has_access_until_when_and_how_it_ends(site: Site, who
     shown = text(answer)
     assert "2 people have access" in shown
     assert "3 certificates give access" in shown
-    assert "not enforced The API server accepts a revoked certificate until it expires." in shown
+    assert "not enforced The API server has never asked the webhook, and no other control is set up." in shown
+    assert "The API server last asked the webhook: never" in shown
+    assert "Use after a revocation is not seen: the cluster has no webhook token" in shown
     assert f"clustercert kubernetes setup {site.world.clusters['plain'].id} --out" in shown
     assert f"admin tests {site.name(2)[:12]} clustercert:admins admin in 2" in shown
     assert f"{site.name(0)[:12]} clustercert:editors member in 3 d never when it expires" in shown
@@ -167,7 +170,8 @@ def test_no_page_says_that_the_certificate_of_a_master_is_refused(site: Site) ->
     site.webhook_token()
     site.execute("UPDATE certificate SET groups = ? WHERE user_id = ?", MASTERS, site.id_of("admin"))
     shown = text(admin.get(site.page))
-    assert "enforced The API server refuses a revoked certificate within seconds (webhook)." in shown
+    assert "not verified A control is set up, but clustercert kubernetes verify has not found" in shown
+    assert re.search(r"The API server last asked the webhook: (now|\d+ s ago)", shown)
     assert re.search(rf"{site.name(2)[:12]} system:masters admin in \S+ \S+ never only with the CA", shown)
     assert re.search(rf"{site.name(0)[:12]} \S+ member in 3 d never webhook, 3 s", shown)
     assert "the API server never asks the webhook about members of system:masters" in text(admin.get(place))
@@ -180,7 +184,7 @@ def test_a_person_is_revoked(site: Site) -> None:
     admin, place = site.browser("admin"), f"{site.page}/users/{site.id_of('member')}/revoke"
     before = text(admin.get(place))
     assert "2 valid certificates of tests/member for this cluster" in before
-    assert "Nothing stops these certificates before they expire: no control is set up" in before
+    assert "No refusal is expected before the certificates expire: The API server has never asked" in before
     shown = text(admin.follow(admin.post(place, None, reason="affiliationChanged")))
     assert "Revoked 2 certificates of tests/member" in shown
     assert "No control enforces it: the API server accepts the certificates until they expire." in shown
@@ -303,3 +307,37 @@ def test_people_come_in_pages_and_are_searched(site: Site) -> None:
         assert each in text(first)
         assert each not in members
     assert admin.get(f"{site.page}?cursor=x").status_code == 400
+
+
+def test_the_box_says_what_was_seen_and_never_green_beside_a_doubt(site: Site) -> None:
+    """Each state in turn: the words of the page, and the colour of the badge."""
+    site.webhook_token()
+    cluster, admin = site.world.clusters["plain"], site.browser("admin")
+
+    def ago(hours: float) -> str:
+        return f"{utc_now() - timedelta(hours=hours):%Y-%m-%d %H:%M:%S.%f}"
+
+    def shown(severity: str, words: str) -> None:
+        answer = admin.get(site.page)
+        assert f'<span class="badge {severity}">{words}</span>' in answer.text
+        for other in {"good", "warn", "bad"} - {severity}:
+            assert f'<p><span class="badge {other}">' not in answer.text
+
+    shown("warn", "not verified")
+    site.execute("UPDATE cluster SET verified_at = ? WHERE id = ?", ago(48), cluster.id)
+    shown("good", "enforced and verified")
+    site.execute("UPDATE webhook_token SET last_asked_at = ?, last_use_at = ?", ago(2), ago(1))
+    shown("bad", "webhook bypassed")
+    site.execute("UPDATE webhook_token SET last_asked_at = ?", ago(1))
+    site.execute("UPDATE certificate SET revoked_used_at = ? WHERE user_id = ?", ago(3), site.id_of("admin"))
+    shown("bad", "used after revocation")
+    # Somebody verified the cluster after the use.
+    site.execute("UPDATE cluster SET verified_at = ? WHERE id = ?", ago(2), cluster.id)
+    shown("good", "enforced and verified")
+    site.execute("UPDATE webhook_token SET last_asked_at = ?, last_use_at = ?", ago(25), ago(25))
+    shown("warn", "quiet")
+    assert "The API server last asked the webhook: 25 h ago" in text(admin.get(site.page))
+    done = admin.post(f"{site.page}/certificates/{site.name(0)}/revoke")
+    told = text(admin.follow(done))
+    assert "It is not known whether the API server refuses it: the cluster is quiet." in told
+    assert "refusal not known in " in told

@@ -170,7 +170,7 @@ def test_the_page_of_a_certificate_says_who_how_and_what_was_seen(site: Site) ->
     shown = text(site.browser("operator").get(site.page(0)))
     cluster = f"{world.project.domain.name}/{world.project.name}/plain"
     for each in (
-        "live Nothing ends it before it expires.",
+        "live No control is known to end it before it expires.",
         f"Person tests/member Cluster {cluster} Groups clustercert:editors By rule or request member",
         f"In audit logs X509SHA256={site.name(0)}",
         "Last used never",

@@ -85,10 +85,10 @@ def test_now_says_who_has_access_and_what_needs_attention(site: Site) -> None:
         "clusters": 4,
     }
     assert [(int(number), kind, what) for _, kind, number, what in _ATTENTION.findall(page)] == [
-        (2, "bad", "clusters do not enforce revocations"),
+        (2, "bad", "clusters: not enforced"),
         (1, "warn", "rotation of a client CA does not go on"),
         (1, "warn", "unknown identity is new within a day"),
-        (1, "warn", "cluster was not verified within 30 days"),
+        (1, "warn", "cluster: not verified"),
     ]
 
 

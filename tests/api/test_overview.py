@@ -52,10 +52,15 @@ def test_a_project_admin_sees_the_counts_of_the_own_projects(place: Place) -> No
     assert body["access_requests"] == {"pending": 1, "approved": 0, "active": 0, "to_decide": 1}
     assert body["clusters"] == 3
     assert body["enforcement"] == {
-        "none": 3,
         "unreviewed": 0,
+        "none": 3,
+        "used": 0,
         "incomplete": 0,
+        "only_writes": 0,
+        "quiet": 0,
         "unverified": 0,
+        "bindings": 0,
+        "tokens": 0,
         "verified": 0,
     }
     assert body["rotations"] == {"running": 0, "failing": 0, "ready": 0}

@@ -71,7 +71,8 @@ def test_admins_manage_the_clusters_of_their_projects(place: RemoteSite, server_
     refused = bob.failure(4, "cluster", "add", "dev", "--project", "eu-nl", *address, "--label", "env=dev")
     assert "labels: only operators may set or change this." in refused
     added = bob.output_json("cluster", "add", "dev", "--project", "eu-nl", *address)
-    assert bob.output_json("cluster", "show", added["id"]) == added | {"use_after_revocation": "not seen"}
+    seen = {"enforcement": "none", "webhook_called_at": None, "use_after_revocation": "not seen"}
+    assert bob.output_json("cluster", "show", added["id"]) == added | seen
     assert bob.output_json("cluster", "update", "dev", "--version", "v1.33")["version"] == "v1.33"
     made = bob.output_json("kubernetes", "token", "create", "dev")
     assert made["token"].startswith("ccw_")

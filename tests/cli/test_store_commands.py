@@ -201,7 +201,8 @@ def test_a_cluster_is_added_shown_changed_and_removed(operator: Operator, server
     )
 
     shown = operator.output_json("cluster", "show", str(added["id"]))
-    assert shown == added | {"use_after_revocation": "not seen"}
+    seen = {"enforcement": "none", "webhook_called_at": None, "use_after_revocation": "not seen"}
+    assert shown == added | seen
     assert (added["labels"], added["san_urls"]) == ({"env": "prod", "team": "a"}, ["https://k:1"])
     assert added["api_servers"] == ["https://k:2", "https://k:3"]
     changed = operator.output_json(

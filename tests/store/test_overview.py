@@ -185,6 +185,7 @@ async def test_clusters_are_counted_by_how_well_they_enforce(
     await scene.called("quiet", NOW - 2 * DAY, used=NOW - 2 * DAY)
     await scene.add("silent")
     await scene.called("silent", NOW - 2 * DAY, used=NOW - DAY)
+    await scene.verified("quiet", NOW - 2 * DAY)
     await scene.add("bypassed")
     await scene.called("bypassed", NOW - HOUR, used=NOW)
     await scene.add("bypassed although bound", options=admission)
@@ -198,14 +199,38 @@ async def test_clusters_are_counted_by_how_well_they_enforce(
     # The API server of a cluster with tokens sends audit events, and needs no webhook.
     await scene.add("tokens", signer="token")
     await scene.called("tokens", None, used=NOW)
-    await scene.add("good", options=admission)
-    await scene.verified("good")
+    await scene.add("verified tokens", signer="token")
+    await scene.verified("verified tokens")
+    await scene.add("bound", options={"credential_roles": {"admin": "view"}})
+    await scene.verified("bound")
+    await scene.add("bound and quiet", options={"credential_roles": {"admin": "view"}})
+    await scene.called("bound and quiet", NOW - 2 * DAY)
+    await scene.verified("bound and quiet")
+    await scene.add("only writes", options=admission)
+    await scene.verified("only writes")
     await scene.add("better")
     # The second token is not in use yet.
     await scene.called("better", None)
     await scene.called("better", NOW, used=NOW)
     await scene.verified("better", NOW - DAY)
-    expected = {"none": 3, "unreviewed": 3, "incomplete": 1, "unverified": 3, "verified": 2}
+    # The use was before the verification, or in another cluster.
+    await scene.used(await scene.issue("better", "alice"), NOW - DAY - HOUR)
+    await scene.add("used")
+    await scene.called("used", NOW, used=NOW)
+    await scene.verified("used", NOW - DAY)
+    await scene.used(await scene.issue("used", "alice"), NOW - HOUR)
+    expected = {
+        "unreviewed": 3,
+        "none": 2,
+        "used": 1,
+        "incomplete": 1,
+        "only_writes": 2,
+        "quiet": 1,
+        "unverified": 2,
+        "tokens": 1,
+        "bindings": 2,
+        "verified": 1,
+    }
     assert await queries.enforcement(None, NOW) == expected
     assert await queries.enforcement(BOTH, NOW) == expected
     assert await queries.enforcement([OTHER_PROJECT_ID], NOW) == {"none": 1}

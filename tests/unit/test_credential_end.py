@@ -8,6 +8,7 @@ import pytest
 from clustercert.certificates.controls import Control, ControlName
 from clustercert.certificates.credential_end import CredentialEnd, credential_end, enforcement_of
 from clustercert.store.certificates.views import CertificateView
+from clustercert.store.clusters.enforcement_state import ClusterContact
 
 NOW = datetime(2026, 12, 2, 12, tzinfo=UTC)
 SECONDS: dict[ControlName, int | None] = {
@@ -64,8 +65,11 @@ def certificate(
     )
 
 
+VERIFIED, QUIET = ClusterContact("verified"), ClusterContact("quiet")
+
+
 def end(set_up: Collection[str], *groups: str, **times: timedelta) -> CredentialEnd:
-    return credential_end(certificate(*groups, **times), controls(set_up), NOW)
+    return credential_end(certificate(*groups, **times), VERIFIED, controls(set_up), NOW)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,7 @@ def test_controls_say_which_requests_are_refused(
     alone: tuple[str, str],
     in_a_group: tuple[str, str],
 ) -> None:
-    found = enforcement_of(controls(set_up))
+    found = enforcement_of(VERIFIED, controls(set_up))
     assert (found.refuses, found.within_seconds, found.enforced_by) == (*of_all, set_up)
     for each, expected in ((end(set_up), alone), (end(set_up, "team:blue"), in_a_group)):
         assert (each.enforcement.refuses, each.ends_by) == expected
@@ -127,8 +131,8 @@ def test_only_the_ca_ends_the_access_of_masters() -> None:
 
 def test_what_is_missing_is_said() -> None:
     webhook = Control("webhook", False, "", "", lacking="A webhook token exists.")
-    assert enforcement_of([webhook]).lacking == "A webhook token exists."
-    assert enforcement_of([webhook], certificate()).lacking == "A webhook token exists."
+    assert enforcement_of(VERIFIED, [webhook]).lacking == "A webhook token exists."
+    assert enforcement_of(VERIFIED, [webhook], certificate()).lacking == "A webhook token exists."
 
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -161,3 +165,20 @@ def test_a_refusal_is_only_said_if_it_was_seen(
     seconds = SECONDS["webhook" if "webhook" in set_up else "admission"]
     by = NOW - times["revoked"] + timedelta(seconds=seconds or 0) if is_expected else None
     assert found.expected_by == by
+
+
+@pytest.mark.parametrize(
+    ("groups", "times", "refusal"),
+    [
+        (("team:blue",), {"revoked": HOUR}, "unknown"),
+        (("team:blue",), {"revoked": 3 * DAY, "refused": 2 * DAY}, "refused"),
+        (("system:masters",), {"revoked": HOUR}, "none"),
+        (("team:blue",), {}, None),
+    ],
+)
+def test_in_a_quiet_cluster_no_refusal_is_promised(
+    groups: tuple[str, ...], times: dict[str, timedelta], refusal: str | None
+) -> None:
+    found = credential_end(certificate(*groups, **times), QUIET, controls(()), NOW)
+    assert (found.refusal, found.has_access, found.expected_by) == (refusal, True, None)
+    assert found.enforcement.state == "quiet"

@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from clustercert.certificates.controls import controls_of, residual_risks, use_of_tokens_not_seen
+from clustercert.certificates.controls import controls_of, residual_risks, use_not_seen
 from clustercert.certificates.credential_end import enforcement_of
 from clustercert.model import ClientCA, Cluster
 from clustercert.model.clusters import ClusterOptions
+from clustercert.store.clusters.enforcement_state import ClusterContact
 from support.samples import CLUSTER_ID, NOW, client_ca, cluster
+
+SEEN = ClusterContact("tokens")
 
 
 def token_cluster(*roles: str) -> Cluster:
@@ -29,13 +32,14 @@ def token_cluster(*roles: str) -> Cluster:
 def test_holders_of_cluster_admin_are_named(role: str, is_admin: bool) -> None:
     known = token_cluster(role)
     told = "the role cluster-admin (admins)" in " ".join(residual_risks(known))
-    enforcement = enforcement_of(controls_of(known, [], NOW))
+    enforcement = enforcement_of(SEEN, controls_of(known, SEEN, NOW))
     assert enforcement.does_not_stop is not None
     assert told == ("the role cluster-admin (admins)" in enforcement.does_not_stop) == is_admin
     assert (enforcement.refuses, enforcement.enforced_by) == ("all", ("account",))
 
 
 def test_uses_of_tokens_are_seen_only_in_audit_events() -> None:
-    assert use_of_tokens_not_seen([NOW], NOW) is None
-    for contacts in ([], [None]):
-        assert "import-audit-log" in str(use_of_tokens_not_seen(contacts, NOW))
+    known = token_cluster()
+    assert use_not_seen(known, replace(SEEN, events_at=NOW), NOW) is None
+    for contact in (SEEN, replace(SEEN, has_webhook_token=True)):
+        assert "import-audit-log" in str(use_not_seen(known, contact, NOW))

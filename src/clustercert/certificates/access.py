@@ -1,6 +1,6 @@
 """The access report for a cluster: who has access, which controls can stop them, and which risks remain."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,7 +10,6 @@ from clustercert.certificates.controls import (
     controls_of,
     residual_risks,
     use_not_seen,
-    use_of_tokens_not_seen,
 )
 from clustercert.certificates.credential_end import (
     CredentialEnd,
@@ -32,6 +31,7 @@ from clustercert.store.certificates.access_reports import (
     UserTotals,
 )
 from clustercert.store.certificates.views import CertificateView
+from clustercert.store.clusters.enforcement_state import ClusterContact
 
 # A page lists at most this many users, and this many certificates of each user. Creating a longer page would block a
 # worker for too long.
@@ -114,12 +114,13 @@ class AccessReport:
     groups: tuple[GroupTotals, ...]
     used_after_revocation: tuple[CertificateAccess, ...]
     unknown: tuple[UnknownAccess, ...]
+    contact: ClusterContact
     controls: tuple[Control, ...]
     use_not_seen: str | None
 
     @property
     def enforcement(self) -> Enforcement:
-        return enforcement_of(self.controls)
+        return enforcement_of(self.contact, self.controls)
 
     @property
     def sees_use_after_revocation(self) -> bool:
@@ -164,7 +165,12 @@ class AccessReports:
             limit: the maximum number of users on the page; at most MAX_USERS.
         """
         now = self.now()
-        controls = await self.controls(cluster)
+        contact = await self.queries.contact(cluster.id, now)
+        controls = controls_of(cluster, contact, now)
+
+        def access(certificate: CertificateView) -> CertificateAccess:
+            return _access(certificate, cluster, credential_end(certificate, contact, controls, now))
+
         set_up = {control.name for control in controls if control.set_up}
         # A use after the revocation shows that revocations have no effect, so such a use is always reported.
         used = await self.queries.used_after_revocation(cluster.id, now)
@@ -183,8 +189,7 @@ class AccessReports:
         totals = await self.queries.totals(selection)
         found = await self.queries.users(selection, after=after, limit=min(limit, MAX_USERS) + 1)
         shown = found[: min(limit, MAX_USERS)]
-        roles = cluster.options.credential_roles or {}
-        users = await self._users(selection, shown, lambda each: _access(each, controls, now, roles))
+        users = await self._users(selection, shown, access)
         is_listed = all(each.totals.certificates == len(each.credentials) for each in users)
         counted = totals.certificates + totals.verifications
         # A report on one user omits certificates from other issuers: a certificate with the same user name may belong
@@ -198,16 +203,15 @@ class AccessReports:
             users=users,
             next=shown[-1].last_id if len(found) > len(shown) else None,
             groups=await self._groups(selection, totals),
-            used_after_revocation=tuple(
-                _access(each, controls, now, roles) for each in used if user_id in (None, each.user_id)
-            ),
+            used_after_revocation=tuple(access(each) for each in used if user_id in (None, each.user_id)),
             unknown=tuple(
                 UnknownAccess(each, has_access=not self._is_refused(each, cluster, set_up))
                 for each in unknown
                 if (group is None or group in each.groups) and _contains(each, search)
             ),
+            contact=contact,
             controls=controls,
-            use_not_seen=await self.use_not_seen(cluster),
+            use_not_seen=use_not_seen(cluster, contact, now),
         )
 
     async def _users(
@@ -257,31 +261,31 @@ class AccessReports:
             unknown.username, unknown.groups, unknown.fingerprints, cluster.options, self.policy_groups
         )
 
-    async def controls(self, cluster: Cluster) -> tuple[Control, ...]:
-        contacts = await self.queries.webhook_contacts(cluster.id)
-        return controls_of(cluster, [each.asked_at for each in contacts], self.now())
+    async def enforcement(self, cluster: Cluster, certificate: CertificateView | None = None) -> Enforcement:
+        """Return how the cluster refuses a revoked certificate: this one, or by default any."""
+        now = self.now()
+        contact = await self.queries.contact(cluster.id, now)
+        return enforcement_of(contact, controls_of(cluster, contact, now), certificate)
 
     async def end_of(self, cluster: Cluster, certificate: CertificateView) -> CredentialEnd:
         """Return how a certificate for this cluster ends."""
-        return credential_end(certificate, await self.controls(cluster), self.now())
+        now = self.now()
+        contact = await self.queries.contact(cluster.id, now)
+        return credential_end(certificate, contact, controls_of(cluster, contact, now), now)
 
     async def use_not_seen(self, cluster: Cluster) -> str | None:
         """Return why use after a revocation is not seen, or `None` if the API server's audit events arrive."""
-        contacts = await self.queries.webhook_contacts(cluster.id)
-        events, now = [each.events_at for each in contacts], self.now()
-        if cluster.credential_kind == "token":
-            return use_of_tokens_not_seen(events, now)
-        return use_not_seen(events, now)
+        now = self.now()
+        return use_not_seen(cluster, await self.queries.contact(cluster.id, now), now)
 
 
-def _access(
-    certificate: CertificateView, controls: Sequence[Control], now: datetime, roles: Mapping[str, str]
-) -> CertificateAccess:
+def _access(certificate: CertificateView, cluster: Cluster, end: CredentialEnd) -> CertificateAccess:
+    roles = cluster.options.credential_roles or {}
     return CertificateAccess(
         certificate=certificate,
         groups=(*certificate.groups, AUTHENTICATED),
         cluster_role=roles.get(certificate.rule or "") if certificate.has_only_credential_group else None,
-        end=credential_end(certificate, controls, now),
+        end=end,
     )
 
 

@@ -4,7 +4,6 @@ Source of the times and risks: measurements with kube-apiserver 1.32 and 1.36, i
 caches a token's authentication for 10 seconds: pkg/kubeapiserver/options/authentication.go, `TokenSuccessCacheTTL`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +14,7 @@ from clustercert.model.times import is_recent, rfc3339
 
 if TYPE_CHECKING:
     from clustercert.model import Cluster
+    from clustercert.store.clusters.enforcement_state import ClusterContact
 
 ControlName = Literal["account", "webhook", "binding", "admission", "ca", "expiry"]
 # Controls that stop a single credential within seconds.
@@ -28,7 +28,8 @@ class Control:
     Attributes:
         name: `account` is the deletion of a token's bindings and service account.
         set_up: whether this service is configured to use the control; for the webhook, whether the API server called
-            the webhook recently. Only `clustercert kubernetes verify` proves that the control works.
+            the webhook recently, and about every known use. Only `clustercert kubernetes verify` proves that the
+            control works.
         lacking: a sentence that says what is missing from an unfinished set-up; None if nothing is known to be missing.
         within: a sentence that says how soon the control takes effect.
         within_seconds: the same time as a number; None if the control does not follow revocations.
@@ -75,11 +76,8 @@ _HOLDERS_IN_NAMESPACES = (
 )
 
 
-def controls_of(cluster: "Cluster", calls: Sequence[datetime | None], now: datetime) -> tuple[Control, ...]:
-    """Return all controls of the cluster's kind of credential, fastest first, including controls that are not set up.
-
-    `calls` has one entry for each of the cluster's webhook tokens: the time of the last call with this token, or None.
-    """
+def controls_of(cluster: "Cluster", contact: "ClusterContact", now: datetime) -> tuple[Control, ...]:
+    """Return all controls of the cluster's kind of credential, fastest first, also those that are not set up."""
     if cluster.credential_kind == "token":
         account = Control(
             "account",
@@ -106,25 +104,18 @@ def controls_of(cluster: "Cluster", calls: Sequence[datetime | None], now: datet
         " impersonate others, or delete the policy.",
         within_seconds=2,
     )
-    return (_webhook(cluster, calls, now), binding, admission, _CA, _EXPIRY)
+    return (_webhook(cluster, contact, now), binding, admission, _CA, _EXPIRY)
 
 
-def _webhook(cluster: "Cluster", calls: Sequence[datetime | None], now: datetime) -> Control:
-    last_call = max((call for call in calls if call is not None), default=None)
-    since = (
-        "never called the webhook"
-        if last_call is None
-        else f"not called the webhook since {rfc3339(last_call)}"
-    )
-    is_called = is_recent(last_call, now)
+def _webhook(cluster: "Cluster", contact: "ClusterContact", now: datetime) -> Control:
     cached = cluster.options.unauthorized_ttl_seconds
     return Control(
         "webhook",
-        set_up=is_called,
+        set_up=is_recent(contact.asked_at, now) and contact.state != "unreviewed",
         lacking=None
-        if is_called or not calls
-        else f"A webhook token exists, but the API server has {since}. Install the files that `clustercert kubernetes"
-        " setup` wrote, and check them with `clustercert kubernetes verify`.",
+        if contact.asked_at is not None or not contact.has_webhook_token
+        else "A webhook token exists, but the API server has never called the webhook. Install the files that"
+        " `clustercert kubernetes setup` wrote, and check them with `clustercert kubernetes verify`.",
         within=f"Within {REVOCATION_NOTICED_AFTER + cached} seconds: this service notices a revocation within"
         f" {REVOCATION_NOTICED_AFTER} second, and the registered unauthorizedTTL of the webhook is {cached} seconds.",
         does_not_stop="Members of system:masters: the API server never calls the webhook for these users. While the"
@@ -205,31 +196,21 @@ def _is_cluster_admin(role: RoleGrant) -> bool:
     return (role.kind, role.name) == ("ClusterRole", CLUSTER_ADMIN)
 
 
-def use_of_tokens_not_seen(events: Sequence[datetime | None], now: datetime) -> str | None:
-    """Like `use_not_seen`, for a cluster whose credentials are tokens."""
-    if use_not_seen(events, now) is None:
+def use_not_seen(cluster: "Cluster", contact: "ClusterContact", now: datetime) -> str | None:
+    """Return why use after a revocation is not seen, or `None` if the API server sent audit events recently."""
+    if is_recent(contact.events_at, now):
         return None
-    return (
-        "Uses of tokens are not seen: the API server sends this service no audit events. If you can get the cluster's"
-        " audit log, read it with `clustercert kubernetes import-audit-log`."
-    )
-
-
-def use_not_seen(events: Sequence[datetime | None], now: datetime) -> str | None:
-    """Return why use after a revocation is not seen, or `None` if the API server sent audit events recently.
-
-    `events` has one entry for each of the cluster's webhook tokens: when the API server last sent audit events with
-    this token, or None.
-    """
-    last = max((sent for sent in events if sent is not None), default=None)
-    if is_recent(last, now):
-        return None
-    if not events:
+    if cluster.credential_kind == "token":
+        return (
+            "Uses of tokens are not seen: the API server sends this service no audit events. If you can get the"
+            " cluster's audit log, read it with `clustercert kubernetes import-audit-log`."
+        )
+    if not contact.has_webhook_token:
         reason = "the cluster has no webhook token, with which its API server could send audit events"
-    elif last is None:
+    elif contact.events_at is None:
         reason = "the API server has sent no audit events so far with the cluster's webhook tokens"
     else:
-        reason = f"the API server has sent no audit events since {rfc3339(last)}"
+        reason = f"the API server has sent no audit events since {rfc3339(contact.events_at)}"
     return (
         f"Use after a revocation is not seen: {reason}. Set up the cluster's audit webhook with the files that"
         " `clustercert kubernetes setup` writes. An API server sends audit events about every 30 seconds."

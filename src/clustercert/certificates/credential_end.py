@@ -6,10 +6,11 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from clustercert.certificates.controls import FAST_CONTROLS, Control, ControlName
-from clustercert.model.choices import CertificateState, RefusalState
+from clustercert.model.choices import CertificateState, EnforcementState, RefusalState
 from clustercert.model.kubernetes import MASTERS
 from clustercert.model.times import is_recent
 from clustercert.store.certificates.views import CertificateView
+from clustercert.store.clusters.enforcement_state import ClusterContact
 
 RefusedRequests = Literal["all", "bound", "writes", "none"]
 """Which requests with revoked certificates the API server refuses: all, only those with certificates that have a
@@ -26,6 +27,8 @@ class Enforcement:
     """How a cluster refuses revoked certificates, as far as this service knows.
 
     Attributes:
+        state: what was seen of the cluster; see `store.clusters.enforcement_state`.
+        asked_at: when an API server last called the webhook; None if never.
         enforced_by: the fast controls that are set up and can stop the certificates, fastest first.
         within_seconds: the seconds from a revocation until the API server refuses the certificate; None without such a
             control.
@@ -33,6 +36,8 @@ class Enforcement:
         lacking: a sentence that says what is missing; None if nothing is known to be missing.
     """
 
+    state: EnforcementState
+    asked_at: datetime | None
     refuses: RefusedRequests
     enforced_by: tuple[ControlName, ...]
     within_seconds: int | None
@@ -61,7 +66,8 @@ class CredentialEnd:
         refusal: whether a refusal was seen; None if the certificate is not revoked. `used`: an API server allowed a
             request after the revocation. `refused`: the webhook told the API server to refuse a request. `expected`: a
             control should stop the certificate, but nothing was seen yet. `only_writes`: the same for writes, and the
-            API server accepts reads. `none`: nothing stops the certificate before it expires.
+            API server accepts reads. `unknown`: the cluster is quiet, so nothing shows whether its API server still
+            asks the webhook. `none`: nothing stops the certificate before it expires.
         refused_at: when the webhook last told the API server to refuse the certificate; None if it did not.
         expected_by: by when the API server should refuse the certificate, or its writes; None if nothing stops it.
     """
@@ -79,7 +85,9 @@ class CredentialEnd:
     expected_by: datetime | None
 
 
-def enforcement_of(controls: Sequence[Control], certificate: CertificateView | None = None) -> Enforcement:
+def enforcement_of(
+    contact: ClusterContact, controls: Sequence[Control], certificate: CertificateView | None = None
+) -> Enforcement:
     """Return how a cluster with these controls refuses a revoked certificate: this one, or by default any."""
     stopping = [
         each
@@ -94,6 +102,8 @@ def enforcement_of(controls: Sequence[Control], certificate: CertificateView | N
         refuses = "bound" if "binding" in names else "writes"
     lacking = next((each.lacking for each in controls if each.lacking is not None), None)
     return Enforcement(
+        contact.state,
+        contact.asked_at,
         refuses,
         names,
         stopping[0].within_seconds if stopping else None,
@@ -102,12 +112,14 @@ def enforcement_of(controls: Sequence[Control], certificate: CertificateView | N
     )
 
 
-def credential_end(certificate: CertificateView, controls: Sequence[Control], now: datetime) -> CredentialEnd:
+def credential_end(
+    certificate: CertificateView, contact: ClusterContact, controls: Sequence[Control], now: datetime
+) -> CredentialEnd:
     """Return how a certificate ends in a cluster with these controls."""
-    enforcement = enforcement_of(controls, certificate)
+    enforcement = enforcement_of(contact, controls, certificate)
     state, used_at = certificate.state(now), certificate.used_after_revocation_at
     is_stopped = state != "live" and enforcement.refuses == "all"
-    slow: ControlName = "ca" if enforcement_of(controls).enforced_by else "expiry"
+    slow: ControlName = "ca" if enforcement_of(contact, controls).enforced_by else "expiry"
     return CredentialEnd(
         state=state,
         has_access=not is_stopped or is_recent(used_at, now),
@@ -138,7 +150,9 @@ def _refusal(certificate: CertificateView, enforcement: Enforcement, now: dateti
         return "refused"
     if enforcement.refuses == "writes":
         return "only_writes"
-    return "none" if enforcement.refuses == "none" else "expected"
+    if enforcement.refuses != "none":
+        return "expected"
+    return "unknown" if enforcement.state == "quiet" and not _is_of_masters(certificate) else "none"
 
 
 def _is_of_masters(certificate: CertificateView) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from clustercert.certificates.access import AccessReport, AccessReports
-from clustercert.certificates.credential_end import CredentialEnd, Enforcement, enforcement_of
+from clustercert.certificates.credential_end import CredentialEnd, Enforcement
 from clustercert.model import Caller, Cluster
 from clustercert.model.choices import CaState
 from clustercert.model.errors import Conflict, Forbidden, InvalidRequest, NotFound
@@ -167,8 +167,7 @@ class Inventory:
         for each in await self.access.queries.clusters_of_user(user_id, self.now(), limit=MAX_CLUSTERS):
             cluster = await self.clusters.cluster(each.project_id, each.cluster_id)
             if cluster is not None:
-                controls = await self.access.controls(cluster)
-                found.append(UserCluster(cluster, each.until, enforcement_of(controls)))
+                found.append(UserCluster(cluster, each.until, await self.access.enforcement(cluster)))
         return tuple(found)
 
     async def access_report(

@@ -23,10 +23,11 @@ from clustercert.http.certificates import (
     name_of,
 )
 from clustercert.http.dependencies import Call, CallDep
+from clustercert.http.fleet import CALLED_AT, ENFORCEMENT
 from clustercert.http.openapi import described
 from clustercert.http.paging import PageDep
 from clustercert.http.responses import Hex, ResponseBody, Time
-from clustercert.model.choices import CredentialKind, RefusalState
+from clustercert.model.choices import CredentialKind, EnforcementState, RefusalState
 
 router = APIRouter(tags=["Inventory"])
 
@@ -184,8 +185,8 @@ class ControlBody(ResponseBody):
     name: str
     set_up: bool = Field(
         description="Whether this service is configured to use the control. For the webhook, the API server"
-        " must also have called the webhook within the last day. `clustercert kubernetes verify` tests"
-        " that the control works."
+        " must also have called the webhook within the last day, and about every known use. `clustercert kubernetes"
+        " verify` tests that the control works."
     )
     lacking: str | None = Field(
         description="Missing parts of the control's set-up; null if no part is known to be missing."
@@ -229,10 +230,16 @@ class AccessBody(ResponseBody):
     refuses: RefusedRequests = Field(
         validation_alias=AliasPath("enforcement", "refuses"), description=REFUSES
     )
+    enforcement: EnforcementState = Field(
+        validation_alias=AliasPath("enforcement", "state"), description=ENFORCEMENT
+    )
+    webhook_called_at: Time | None = Field(
+        validation_alias=AliasPath("enforcement", "asked_at"), description=CALLED_AT
+    )
     controls: list[ControlBody]
-    sees_use_after_revocation: bool = Field(
-        description="Whether the API server sent audit events within the last day. Without audit events, this service"
-        " does not see the use of a revoked certificate."
+    use_not_seen: str | None = Field(
+        description="Why this service does not see the use of a revoked certificate; null if the API server sent audit"
+        " events within the last day."
     )
     residual_risks: list[str] = Field(description="Access that can continue after a certificate is stopped.")
 

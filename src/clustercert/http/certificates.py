@@ -68,7 +68,8 @@ REFUSAL = (
     "Whether a refusal was seen; null if the certificate is not revoked. `used`: an API server"
     " allowed a request after the revocation. `refused`: the webhook told the API server to refuse a request."
     " `expected`: a control should stop the certificate, but nothing was seen yet. `only_writes`: the same for"
-    " writes, and the API server accepts reads. `none`: nothing stops the certificate before it expires."
+    " writes, and the API server accepts reads. `unknown`: the cluster is `quiet`, so nothing shows whether its API"
+    " server still asks the webhook. `none`: nothing stops the certificate before it expires."
 )
 EXPECTED_BY = "By when the API server should refuse the revoked certificate, or its writes."
 REFUSES = (

@@ -15,9 +15,9 @@ from clustercert.http.openapi import described
 from clustercert.http.paging import KeyPageDep, PageBody, numbered_page
 from clustercert.http.responses import ResponseBody, SortedStrings, Time
 from clustercert.model.choices import EnforcementState, FleetOrder, RotationState
+from clustercert.model.enforcement import VERIFICATION_COUNTS
 from clustercert.store.access_requests import RequestFilter
 from clustercert.store.clusters.fleet import FleetFilter
-from clustercert.store.clusters.overview import VERIFICATION_COUNTS
 
 # The maximum number of open requests of which `to_decide` is counted.
 MAX_COUNTED = 500
@@ -68,20 +68,53 @@ class EnforcementBody(BaseModel):
     )
     none: int = Field(
         default=0,
-        description="No control stops a single certificate: the API server has not called the webhook within a day,"
-        " and neither `credential_roles` nor `admission` is set.",
+        description="No control stops a single certificate: the API server has never called the webhook, and neither"
+        " `credential_roles` nor `admission` is set.",
+    )
+    used: int = Field(
+        default=0,
+        description="A control is set up, but an API server accepted a credential after its revocation, and"
+        " `clustercert kubernetes verify` has not succeeded since.",
     )
     incomplete: int = Field(
         default=0,
-        description="The cluster has a webhook token, but its API server has not called the webhook within a day."
-        " Another control is set up.",
+        description="The cluster has a webhook token, but its API server has never called the webhook. Another control"
+        " is set up.",
+    )
+    only_writes: int = Field(
+        default=0,
+        description="Only the admission policy is in effect, which refuses only writes: the API server has not called"
+        " the webhook within a day, and `credential_roles` is not set.",
+    )
+    quiet: int = Field(
+        default=0,
+        description="The API server has called the webhook, but not within a day, and no use of a certificate is known"
+        " since. So it is not known whether it still calls the webhook. No other control is set up.",
     )
     unverified: int = Field(
         default=0,
-        description=f"`clustercert kubernetes verify` has found no fault, but not within {VERIFICATION_COUNTS.days}"
-        " days, or nobody has run this command.",
+        description="`clustercert kubernetes verify` has found no fault, but not within"
+        f" {VERIFICATION_COUNTS.days} days, or nobody has run this command.",
     )
-    verified: int = 0
+    bindings: int = Field(
+        default=0,
+        description="Verified. This service deletes the bindings of revoked certificates; certificates without a"
+        " binding are accepted until they expire.",
+    )
+    tokens: int = Field(
+        default=0,
+        description="Verified. The credentials are tokens, and this service deletes their bindings and accounts.",
+    )
+    verified: int = Field(
+        default=0, description="Verified, and the API server has called the webhook within a day."
+    )
+
+
+ENFORCEMENT = (
+    "What was seen of the cluster's enforcement of revocations. The counts in `GET /clustercert/v1/overview` say what"
+    " each state means."
+)
+CALLED_AT = "When an API server last called the webhook, to the minute; null if never."
 
 
 class RotationCountsBody(ResponseBody):
@@ -157,10 +190,8 @@ class FleetClusterBody(ResponseBody):
         description="The time of the last run of `clustercert kubernetes verify` without a fault; null without"
         " such a run."
     )
-    enforcement: EnforcementState = Field(description="See the counts in `GET /clustercert/v1/overview`.")
-    webhook_called_at: Time | None = Field(
-        validation_alias="asked_at", description="When an API server last called the webhook, to the minute."
-    )
+    enforcement: EnforcementState = Field(description=ENFORCEMENT)
+    webhook_called_at: Time | None = Field(validation_alias="asked_at", description=CALLED_AT)
     client_ca_not_before: Time | None = Field(validation_alias="ca_starts_at")
     client_ca_not_after: Time | None = Field(validation_alias="ca_ends_at")
     signer: str = Field(description="The signer that has the key of the client CA.")

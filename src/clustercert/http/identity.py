@@ -19,11 +19,13 @@ from clustercert.http.body import RequestBody, parsed, require_json
 from clustercert.http.certificates import REFUSES
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Call, CallDep, ServicesDep
+from clustercert.http.fleet import ENFORCEMENT
 from clustercert.http.openapi import ERRORS, KIB, PUBLIC_ERRORS, described, json_body
 from clustercert.http.paging import KeyPageDep, numbered_page
 from clustercert.http.responses import ResponseBody, Time
 from clustercert.identity.token_report import TokenReport, report_on_token
 from clustercert.model import Group, JsonObject
+from clustercert.model.choices import EnforcementState
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.login_client import BearerKind
@@ -159,6 +161,9 @@ class UserClusterBody(ResponseBody):
     name: str = Field(validation_alias=AliasPath("cluster", "name"))
     project_id: str = Field(validation_alias=AliasPath("cluster", "project_id"))
     until: Time
+    enforcement: EnforcementState = Field(
+        validation_alias=AliasPath("enforcement", "state"), description=ENFORCEMENT
+    )
     enforced_by: list[str] = Field(
         validation_alias=AliasPath("enforcement", "enforced_by"),
         description="The fast controls that are set up in the cluster. If the list is empty, the API server"

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, BeforeValidator, Field
 from starlette.responses import Response
 
-from clustercert.certificates.credential_end import Enforcement, RefusedRequests, enforcement_of
+from clustercert.certificates.credential_end import Enforcement, RefusedRequests
 from clustercert.certificates.recorder import MAX_NOTE, Reason
 from clustercert.certificates.revocation import PartOfList, RevocationPage, RevocationPreview
 from clustercert.http import IN_CLUSTER, IN_PROJECT, OWN, query, responses
@@ -21,10 +21,12 @@ from clustercert.http.cce.clusters import CLUSTER, MAX_CCE_BODY
 from clustercert.http.certificates import ACTOR_NAME, REFUSES, WITHIN_SECONDS, known_users, name_of
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Call, CallDep, RawBody, Services, ServicesDep
+from clustercert.http.fleet import CALLED_AT, ENFORCEMENT
 from clustercert.http.openapi import ERRORS, KIB, described, json_body
 from clustercert.http.paging import PageBody, PageDep, numbered_page, row_number
 from clustercert.http.responses import Hex, ResponseBody, Time
 from clustercert.model import JsonObject, Revocation, RevocationReason
+from clustercert.model.choices import EnforcementState
 from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.model.rights import reads_everything
 from clustercert.pki.leaf import MAX_NAME
@@ -143,6 +145,8 @@ class ListedRevocationBody(RevocationBody):
 class RevokedBody(RevocationBody):
     """A new revocation, and how the cluster enforces the revocation."""
 
+    enforcement: EnforcementState | None = Field(description=f"{ENFORCEMENT} Null if `enforced_by` is null.")
+    webhook_called_at: Time | None = Field(description=CALLED_AT)
     enforced_by: list[str] | None = Field(
         description="The fast controls that are set up in the cluster; for a single certificate, only the controls"
         " that can stop this certificate. If the list is empty, the API server accepts revoked certificates until they"
@@ -471,6 +475,8 @@ async def _revoked(call: Call, revocation: Revocation) -> Response:
     body = RevokedBody.render(
         revocation,
         can_be_undone=recorder.can_undo(revocation),
+        enforcement=enforcement.state if enforcement is not None else None,
+        webhook_called_at=enforcement.asked_at if enforcement is not None else None,
         **{name: getattr(enforcement, name, None) for name in names},
         expected_by=enforcement.expected_by(revocation.at) if enforcement is not None else None,
     )
@@ -484,10 +490,10 @@ async def _enforcement(services: Services, revocation: Revocation) -> Enforcemen
     found = await services.clusters.queries.find(revocation.cluster_id, revocation.project_id)
     if not found:
         return None
-    controls, certificate = await services.inventory.access.controls(found[0]), None
+    certificate = None
     if revocation.fingerprint is not None:
         certificate = await services.revocation.recorder.find_certificate(revocation.fingerprint.hex())
-    return enforcement_of(controls, certificate)
+    return await services.inventory.access.enforcement(found[0], certificate)
 
 
 def _revocation(services: Services, revocation: Revocation) -> JsonObject:

@@ -25,8 +25,19 @@ DistributionName = Literal["kubeadm", "k3s", "rke2", "talos", "kamaji", "cluster
 
 """The JSON type of a cluster's addresses in CCE's API. With `auto`, the type depends on the client."""
 
-EnforcementState = Literal["none", "unreviewed", "incomplete", "unverified", "verified"]
-"""How well a cluster enforces revocations; see `store.fleet`."""
+EnforcementState = Literal[
+    "unreviewed",
+    "none",
+    "used",
+    "incomplete",
+    "only_writes",
+    "quiet",
+    "unverified",
+    "bindings",
+    "tokens",
+    "verified",
+]
+"""How well a cluster enforces revocations; see `store.clusters.enforcement_state`."""
 
 FailurePolicy = Literal["NoOpinion", "Deny"]
 """What an API server does if the authorization webhook does not respond: use only RBAC, or deny the request."""
@@ -56,7 +67,7 @@ ProofOutcome = Literal["accepted", "refused", "failed"]
 """How an API server treated a certificate of a client CA. `failed`: the API server did not
 authenticate the certificate or was not reached, so nothing is proved."""
 
-RefusalState = Literal["used", "refused", "expected", "only_writes", "none"]
+RefusalState = Literal["used", "refused", "expected", "only_writes", "unknown", "none"]
 """Whether the refusal of a revoked credential was seen; see `certificates.credential_end`."""
 
 RequestSeverity = Literal["good", "warn", "bad", "plain"]

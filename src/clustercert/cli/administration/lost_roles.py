@@ -50,8 +50,7 @@ def remove_role(
     number = found.get("certificates", 0)
     if revoke and number:
         print_note(
-            f"Revoked {number} certificate{_s(number)}. Clusters that enforce revocations refuse {_them(number)}"
-            " within seconds."
+            f"Revoked {number} certificate{_s(number)}. Clusters that enforce revocations refuse {_them(number)}."
         )
     elif revoke:
         print_note("There were no valid certificates to revoke.")

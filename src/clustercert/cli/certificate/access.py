@@ -21,26 +21,24 @@ from clustercert.cli.terminal.output import (
     with_times,
     write_out,
 )
+from clustercert.model.enforcement import enforcement_text
 from clustercert.model.refusals import REFUSAL_WORDS
 
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
-    from clustercert.model.choices import RefusalState
+    from clustercert.model.choices import EnforcementState, RefusalState
 
 
 def print_remaining_access(client: "AdministrationClient", body: "JsonObject") -> None:
-    """Print how clusters enforce a revocation. `body` is the API's response; `clusters` lists the user's clusters."""
-    print_note("Clusters that enforce revocations refuse the certificates within seconds.")
+    """Print which clusters may accept revoked certificates. `body` is the API's response with the user's clusters."""
+    print_note("Clusters that enforce revocations refuse the certificates.")
     with client.check_format():
         clusters: Any = body["clusters"]
         for each in clusters:
             if each["refuses"] in ("writes", "none"):
-                only = " for reading" if each["refuses"] == "writes" else ""
-                print_note(
-                    f"The cluster {each['name']} ({each['id']}) does not enforce revocations: it accepts the revoked "
-                    f"certificates{only} until {each['until']}."
-                )
+                text = enforcement_text(each["enforcement"], None)
+                print_note(f"{each['name']} ({each['id']}), certificates until {each['until']}: {text}")
 
 
 _COLUMNS = (
@@ -156,7 +154,8 @@ def _certificate_rows(report: "JsonObject", *, is_table: bool) -> Sequence[Row]:
     if not is_table:
         return [with_times(each) for each in rows]
     for each in rows:
-        each["refusal"] = REFUSAL_WORDS.get(cast("RefusalState", each["refusal"]))
+        if (refusal := cast("RefusalState | None", each["refusal"])) is not None:
+            each["refusal"] = REFUSAL_WORDS[refusal].label
     return with_qualified_names([with_names(each) for each in rows], "user", "user_domain")
 
 
@@ -185,23 +184,25 @@ def _print_summary(report: "JsonObject") -> None:
 def _print_controls(report: "JsonObject") -> None:
     """Print which controls enforce revocations."""
     controls = cast("list[JsonObject]", report["controls"])
-    set_up = " and ".join(cast("list[str]", report["enforced_by"]))
     missing = ", ".join(str(each["name"]) for each in controls if not each["set_up"])
-    effect = (
-        f"Revocations are enforced by {set_up}."
-        if set_up
-        else "Revocations are not enforced: the cluster accepts a revoked certificate until it expires."
-    )
     not_set_up = f" Not set up: {missing}." if missing else ""
     write_out("\n")
-    paragraph(f"{effect}{not_set_up} For details, add --explain.")
+    paragraph(f"{_enforcement(report)}{not_set_up} For details, add --explain.")
     for each in controls:
         if each["lacking"]:
             paragraph(f"{each['name']}: {each['lacking']}")
 
 
+def _enforcement(report: "JsonObject") -> str:
+    return enforcement_text(
+        cast("EnforcementState", report["enforcement"]), cast("str | None", report["webhook_called_at"])
+    )
+
+
 def _print_explanations(report: "JsonObject") -> None:
     """Print how each control stops a revoked certificate, and which access no revocation can stop."""
+    write_out("\n")
+    paragraph(_enforcement(report))
     write_out("\nControls that stop a revoked certificate, and how fast:\n\n")
     for control in cast("list[dict[str, str]]", report["controls"]):
         set_up = "" if control["set_up"] else " (not set up)"

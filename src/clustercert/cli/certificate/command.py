@@ -60,6 +60,7 @@ from clustercert.client.administration import path_of
 from clustercert.client.connection import ApiError
 from clustercert.model.choices import CertificateState, CredentialKind, KeyOrigin, RevocationReason
 from clustercert.model.credentials import bare_name
+from clustercert.model.enforcement import enforcement_text
 from clustercert.model.errors import Forbidden
 from clustercert.model.identity import qualified_name
 from clustercert.model.times import rfc3339, utc_now
@@ -67,6 +68,7 @@ from clustercert.model.times import rfc3339, utc_now
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
+    from clustercert.model.choices import EnforcementState
 
 
 _FORBIDDEN, _NOT_FOUND = 403, 404
@@ -320,7 +322,16 @@ def revoke(
     if note_text is not None:
         body["note"] = note_text
     made = client.post(found.path, body)
-    names = ("enforced_by", "refuses", "within_seconds", "expected_by", "lacking", "does_not_stop")
+    names = (
+        "enforcement",
+        "webhook_called_at",
+        "enforced_by",
+        "refuses",
+        "within_seconds",
+        "expected_by",
+        "lacking",
+        "does_not_stop",
+    )
     enforcement = {name: made.pop(name) for name in names}
     show_one(with_times(made), output, name="id")
     print_note(found.done)
@@ -499,12 +510,12 @@ def _effect(enforcement: "JsonObject", cluster: object) -> str:
     """Describe the effect of a revocation."""
     refuses, names = enforcement["refuses"], cast("list[str]", enforcement["enforced_by"])
     if refuses is None:
-        return "Revoked. Clusters that enforce revocations refuse the certificates within seconds."
+        return "Revoked. Clusters that enforce revocations refuse the certificates."
+    state = cast("EnforcementState", enforcement["enforcement"])
+    seen = enforcement_text(state, cast("str | None", enforcement["webhook_called_at"]))
     if refuses == "none":
-        lacking = enforcement["lacking"] or "See `clustercert kubernetes setup`."
         return (
-            f"Revoked, but the cluster {cluster} does not enforce this: it accepts the certificate until "
-            f"expiry. {lacking}"
+            f"Revoked, but no refusal is expected in the cluster {cluster}. {enforcement['lacking'] or seen}"
         )
     if "account" in names:
         return f"Revoked in the cluster {cluster}. {ACCOUNT_WITHIN} {enforcement['does_not_stop']}"
@@ -518,8 +529,8 @@ def _effect(enforcement: "JsonObject", cluster: object) -> str:
         only = "refuses only writes with" if "admission" in names else "accepts"
         rest = f" The API server {only} the other certificates until they expire."
     return (
-        f"Revoked in the cluster {cluster}. {effect}{rest} To see whether the API server refused it, run `clustercert "
-        "certificate access`; to test the API server, run `clustercert kubernetes verify`."
+        f"Revoked in the cluster {cluster}. {effect}{rest} {seen} To see whether the API server refused it, run"
+        " `clustercert certificate access`."
     )
 
 

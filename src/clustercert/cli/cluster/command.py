@@ -57,14 +57,14 @@ from clustercert.cli.terminal.output import (
 )
 from clustercert.cli.terminal.prompts import confirm, read_secret
 from clustercert.model.choices import MAX_TTL_SECONDS, WebhookMode
+from clustercert.model.enforcement import ENFORCEMENT_WORDS, enforcement_text
 from clustercert.model.kubernetes import ACCESS_NAMESPACE, TOKEN_SIGNER, USERS_NAMESPACE
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from clustercert.cli.kubeconfig.cluster_import import ImportedCluster
     from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
+    from clustercert.model.choices import EnforcementState
 
 cluster = typer.Typer(name="cluster", help=RESOURCES["cluster"].help, no_args_is_help=True)
 cluster.add_typer(cluster_ca.app)
@@ -596,26 +596,30 @@ def show(
     domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show how a cluster is registered, and whether use of revoked certificates would be detected.
+    """Show how a cluster is registered, and whether it is known to refuse revoked certificates.
 
     Only for operators and admins of the project.
 
     Examples:
         clustercert cluster show prod
     """
-    from clustercert.certificates.controls import use_not_seen
-    from clustercert.model.times import utc_now
-
     found = find_cluster(client, name, project, domain)
-    tokens = map(with_times, client.list_all(cluster_path(found, "webhook-tokens"), "webhook_tokens"))
-    reason = use_not_seen([cast("datetime | None", each["last_events_at"]) for each in tokens], utc_now())
-    use = {"use_after_revocation": "seen" if reason is None else "not seen"}
-    shown = client.get(cluster_path(found))
-    show_one(_row(shown, found["project"], found["domain"]) | use, output)
+    shown, report = client.get(cluster_path(found)), client.get(cluster_path(found, "access"), limit="1")
+    state, called_at = cast("EnforcementState", report["enforcement"]), report["webhook_called_at"]
+    reason = report["use_not_seen"]
+    seen = with_times(
+        {
+            "enforcement": ENFORCEMENT_WORDS[state].label if output is Output.TABLE else state,
+            "webhook_called_at": called_at,
+            "use_after_revocation": "seen" if reason is None else "not seen",
+        }
+    )
+    show_one(_row(shown, found["project"], found["domain"]) | seen, output)
+    print_note(enforcement_text(state, cast("str | None", called_at)))
     if shown["problem"] is not None:
         print_note(f"Warning: This cluster gets no tokens now. {shown['problem']}")
     if reason is not None:
-        print_note(reason)
+        print_note(str(reason))
 
 
 @cluster.command()

@@ -13,8 +13,8 @@ from sqlalchemy import (
 
 from clustercert.store import tables
 from clustercert.store.certificates.views import is_revoked
+from clustercert.store.clusters.enforcement_state import EnforcementQueries
 from clustercert.store.clusters.registry import is_enforced_inside, select_named
-from clustercert.store.engine.queries import Queries
 
 _certificate, _cluster = tables.certificate, tables.cluster
 _token, _unknown = tables.webhook_token, tables.unknown_identity
@@ -90,15 +90,7 @@ class LiveCertificates:
     until: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookContact:
-    """When an API server last called the webhook with a token, and when it last sent audit events; None if never."""
-
-    asked_at: datetime | None
-    events_at: datetime | None
-
-
-class AccessQueries(Queries):
+class AccessQueries(EnforcementQueries):
     """Reads the data for access reports."""
 
     async def clusters_of_user(
@@ -168,10 +160,3 @@ class AccessQueries(Queries):
         without = select_named().where(_cluster.c.id.not_in(called), ~is_enforced_inside())
         query = without.order_by(_cluster.c.id).limit(limit)
         return tuple(row.shown_name for row in await self._rows(query))
-
-    async def webhook_contacts(self, cluster_id: str) -> tuple[WebhookContact, ...]:
-        """For each webhook token of the cluster, return when the API server last contacted the service."""
-        query = select(_token.c.last_asked_at, _token.c.last_events_at).where(
-            _token.c.cluster_id == cluster_id
-        )
-        return tuple(WebhookContact(*row) for row in await self._rows(query))

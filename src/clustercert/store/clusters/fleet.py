@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 from sqlalchemy import ColumnElement, Select, Table, and_, func, literal, or_, select
 
 from clustercert.model.choices import EnforcementState, FleetOrder, RotationChoice, RotationState
+from clustercert.model.enforcement import WORKING
 from clustercert.store import tables
 from clustercert.store.certificates.views import is_revoked
 from clustercert.store.clusters.ca_rotations import OWN_USERS, RUNNING
+from clustercert.store.clusters.enforcement_state import enforcement_state
 from clustercert.store.clusters.overview import (
     Projects,
-    enforcement_state,
     ids_in,
     in_projects,
     is_ready,
@@ -44,7 +45,7 @@ class FleetFilter:
     ] = None
     enforcement: Annotated[
         Literal[EnforcementState, "behind"] | None,
-        "Only clusters in this state. `behind`: in all states but `verified`.",
+        "Only clusters in this state. `behind`: in all states but `bindings`, `tokens` and `verified`.",
     ] = None
     without_reviews: Annotated[
         bool,
@@ -212,7 +213,7 @@ def _matching(projects: Projects, selected: FleetFilter, now: datetime) -> Selec
         state, contacts = enforcement_state(ids_in(projects), now)
         query = query.outerjoin(contacts, contacts.c.cluster_id == _cluster.c.id)
         is_selected = (
-            state != "verified" if selected.enforcement == "behind" else state == selected.enforcement
+            state.not_in(WORKING) if selected.enforcement == "behind" else state == selected.enforcement
         )
         query = query.where(is_selected)
     if selected.rotation is not None:

@@ -5,19 +5,17 @@ Each method takes the ids of projects, and counts only what belongs to these pro
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, or_, select, true
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, true
 
 from clustercert.model.access_requests import OPEN_STATES
 from clustercert.model.choices import EnforcementState
-from clustercert.model.kubernetes import TOKEN_SIGNER
 from clustercert.model.requests import AuthMethod
-from clustercert.model.times import RECENT
 from clustercert.store import tables
 from clustercert.store.certificates.views import certificate_views, is_revoked, view_query
 from clustercert.store.clusters.ca_rotations import OWN_USERS, RUNNING
-from clustercert.store.clusters.registry import is_enforced_inside, is_silent
+from clustercert.store.clusters.enforcement_state import enforcement_state
 from clustercert.store.engine.queries import Queries
 
 _certificate, _cluster, _ca = tables.certificate, tables.cluster, tables.client_ca
@@ -27,9 +25,6 @@ Projects = Collection[str] | None
 
 MACHINE_METHODS: tuple[AuthMethod, ...] = ("access_key", "keystone_key", "keystone_app")
 """How machines authenticate, besides tokens of OIDC issuers whose users are machines."""
-
-VERIFICATION_COUNTS = timedelta(days=30)
-"""A cluster counts as verified for this long after `clustercert kubernetes verify` found no fault."""
 
 UNENFORCED: tuple[EnforcementState, ...] = ("none", "unreviewed")
 """The states of clusters whose API servers accept revoked certificates."""
@@ -189,46 +184,6 @@ class OverviewQueries(Queries):
             _ca.c.state.in_(TRUSTED), _ca.c.not_after <= until, of_clusters(_ca.c.cluster_id, projects)
         )
         return await self._scalar(query) or 0
-
-
-def enforcement_state(
-    cluster_ids: Select[str] | Collection[str] | None, now: datetime
-) -> tuple[ColumnElement[EnforcementState], Subquery]:
-    """Return an SQL expression for the state of enforcement of these clusters, and the subquery to which it refers.
-
-    The subquery has at most one row for each cluster, with the column `cluster_id`; join it with an outer join. The
-    states, of which the first that applies counts:
-
-    - `unreviewed`: the API server did not ask the webhook about a known use of a certificate; see `is_silent`.
-    - `none`: no control stops a single certificate. The API server has not called the webhook within a day, the
-      cluster's options require neither bindings nor an admission policy, and its credentials are certificates.
-    - `incomplete`: bindings or an admission policy are set up. A webhook token exists, but the API server has not
-      called the webhook within a day. Clusters whose credentials are tokens need no webhook.
-    - `unverified`: `clustercert kubernetes verify` has not succeeded within `VERIFICATION_COUNTS`.
-    - `verified`.
-    """
-    token = tables.webhook_token
-    contacts = (
-        select(
-            token.c.cluster_id,
-            func.max(token.c.last_asked_at).label("asked_at"),
-            func.max(token.c.last_use_at).label("used_at"),
-        )
-        .where(true() if cluster_ids is None else token.c.cluster_id.in_(cluster_ids))
-        .group_by(token.c.cluster_id)
-        .subquery()
-    )
-    asked_at, is_inside = contacts.c.asked_at, is_enforced_inside()
-    is_not_called = or_(asked_at.is_(None), asked_at < now - RECENT)
-    has_webhook_token = and_(contacts.c.cluster_id.is_not(None), _cluster.c.signer != TOKEN_SIGNER)
-    verified_at = _cluster.c.verified_at
-    states: list[tuple[ColumnElement[bool], EnforcementState]] = [
-        (is_silent(asked_at, contacts.c.used_at), "unreviewed"),
-        (and_(is_not_called, ~is_inside), "none"),
-        (and_(has_webhook_token, is_not_called), "incomplete"),
-        (or_(verified_at.is_(None), verified_at < now - VERIFICATION_COUNTS), "unverified"),
-    ]
-    return case(*states, else_="verified"), contacts
 
 
 def is_accepted_though_revoked(projects: Projects, now: datetime) -> list[ColumnElement[bool]]:

@@ -10,11 +10,12 @@ from clustercert.certificates.recorder import MAX_NOTE
 from clustercert.http.console.cluster_address import CLUSTER, api_path, cluster_in_path, own_page
 from clustercert.http.console.visits import Pages, Visit, raise_fault, with_query
 from clustercert.model import JsonObject
-from clustercert.model.choices import RefusalState, RevocationReason
+from clustercert.model.choices import RevocationReason
+from clustercert.model.enforcement import ENFORCEMENT_WORDS
 from clustercert.model.errors import ClustercertError, InvalidRequest, NotFound
 from clustercert.model.identity import qualified_name
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
-from clustercert.model.refusals import REFUSAL_TIMES, REFUSAL_WORDS
+from clustercert.model.refusals import REFUSAL_WORDS
 from clustercert.model.rights import administers, reads_project
 
 pages = Pages()
@@ -27,13 +28,6 @@ _UNKNOWN = 50
 _GROUPS = 50
 # The filters of the list of users.
 _FILTERS = ("search", "group", "user")
-REFUSAL_KINDS: Mapping[RefusalState, str] = {
-    "used": "bad",
-    "refused": "good",
-    "expected": "warn",
-    "only_writes": "warn",
-    "none": "bad",
-}
 _REASONS: Mapping[str, str] = {
     "unspecified": "No particular reason",
     "affiliationChanged": "The person left, or has another task",
@@ -72,6 +66,7 @@ def _shown(visit: Visit, report: Any, given: Mapping[str, str]) -> JsonObject:
     groups = sorted(report["groups"], key=lambda each: (-each["credentials"], each["name"]))
     return {
         "report": report,
+        "enforcement": ENFORCEMENT_WORDS[report["enforcement"]],
         "missing": [each for each in report["controls"] if not each["set_up"]],
         "ends": _ends,
         "most": most,
@@ -105,7 +100,8 @@ class _End(NamedTuple):
 def _ends(credential: Any) -> _End:
     """Return how a live certificate of the report ends, or whether the refusal of a revoked certificate was seen."""
     if (refusal := credential["refusal"]) is not None:
-        return _End(REFUSAL_WORDS[refusal], REFUSAL_KINDS[refusal], credential[REFUSAL_TIMES[refusal]])
+        label, severity, time = REFUSAL_WORDS[refusal]
+        return _End(label, severity, credential[time])
     if credential["refuses"] != "none":
         only = ", only writes" if credential["refuses"] == "writes" else ""
         return _End(f"{credential['ends_by']}, {credential['within_seconds']} s{only}")
@@ -180,6 +176,7 @@ async def _confirmation(visit: Visit, target: _Target, failure: ClustercertError
         or target.user_id == visit.me.caller.user.id,
         others=others,
         report=report,
+        enforcement=ENFORCEMENT_WORDS[report["enforcement"]] if report is not None else None,
         controls=_stopping(report, certificate) if report is not None else (),
         refuses=(certificate or report or {}).get("refuses"),
         masters=_group(report, MASTERS) if report is not None else None,
@@ -271,6 +268,8 @@ def _result(target: _Target, revoked: Any) -> str:
         effect = f"Refusal expected by {by} ({enforced_by[0]}). This page says when a refusal was seen."
     elif revoked["refuses"] == "writes":
         effect = f"Refusal of writes expected by {by}. The API server accepts reads until {until}."
+    elif revoked["enforcement"] == "quiet" and revoked["lacking"] is None:
+        effect = "It is not known whether the API server refuses it: the cluster is quiet."
     else:
         effect = f"No control enforces it: the API server accepts {them} until {until}."
     return f"{what}{whose} at {at}. {effect}{undo}"

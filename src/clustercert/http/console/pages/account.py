@@ -9,6 +9,7 @@ from typing import Any
 from starlette.responses import Response
 
 from clustercert.http.console.api import path
+from clustercert.http.console.rendering import absolute
 from clustercert.http.console.visits import LOGIN, PREFIX, Pages, Visit, end_session_cookie, with_query
 from clustercert.model.choices import RevocationReason
 from clustercert.model.errors import ClustercertError, NotFound, Unauthenticated
@@ -152,7 +153,7 @@ async def log_out_everywhere(visit: Visit) -> Response:
     sentences = ["You are logged out everywhere, and your certificates are revoked."]
     if slow := [each["name"] for each in ended["clusters"] if each["refuses"] == "none"]:
         names = ", ".join(slow[:_NAMED]) + (" and more" if len(slow) > _NAMED else "")
-        sentences.append(f"These clusters accept your certificates until they expire: {names}.")
+        sentences.append(f"It is not known that these clusters refuse your certificates: {names}.")
     if kept := [each["access_key"] for each in ended["kept_keys"]]:
         sentences.append(f"These access keys still work: {', '.join(kept[:_NAMED])}.")
     return _logged_out(visit, " ".join(sentences))
@@ -187,14 +188,15 @@ def _reason(visit: Visit) -> str:
 
 
 def _effect(revoked: Mapping[str, Any]) -> str:
-    """Return a sentence that says how fast the cluster refuses a revoked certificate."""
+    """Return a sentence that says by when the cluster should refuse a revoked certificate."""
     if revoked["refuses"] is None:
         return "The cluster was removed from this service."
-    if revoked["refuses"] == "writes":
-        return "The cluster refuses writes with this certificate within seconds, and accepts reads until the expiry."
-    if revoked["refuses"] != "none":
-        return "The cluster refuses this certificate within seconds."
-    return "The cluster has no fast control, and accepts this certificate until the certificate expires."
+    if revoked["refuses"] == "none":
+        return (
+            "No refusal is expected: the cluster may accept this certificate until the certificate expires."
+        )
+    what = "this certificate" if revoked["refuses"] != "writes" else "writes with this certificate"
+    return f"The cluster should refuse {what} by {absolute(revoked['expected_by'])}."
 
 
 def _password_page(visit: Visit, message: str = "", status: int = HTTPStatus.OK) -> Response:

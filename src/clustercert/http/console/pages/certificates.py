@@ -9,13 +9,13 @@ from starlette.responses import Response
 from clustercert.http.console.api import path
 from clustercert.http.console.cluster_address import cluster_page
 from clustercert.http.console.named_objects import cluster_named, project_named, user_named
-from clustercert.http.console.pages.access import REFUSAL_KINDS
 from clustercert.http.console.visits import PREFIX, Pages, Visit, raise_fault, sees_others, with_query
 from clustercert.model import rfc3339, utc_now
+from clustercert.model.choices import RefusalState
 from clustercert.model.errors import ClustercertError, InvalidRequest, NotFound
 from clustercert.model.identity import qualified_name
 from clustercert.model.ids import is_long_id
-from clustercert.model.refusals import REFUSAL_TIMES, REFUSAL_WORDS
+from clustercert.model.refusals import REFUSAL_WORDS
 from clustercert.model.rights import ADMIN, administers, reads_everything
 
 pages = Pages()
@@ -164,10 +164,15 @@ def facts(certificate: Any) -> list[Fact]:
             return [Fact("expired", "plain", certificate["not_after"])]
     seen = [Fact("revoked", "plain", certificate["revoked_at"])]
     if certificate["used_after_revocation_at"] is not None:
-        seen.append(Fact(REFUSAL_WORDS["used"], "bad", certificate["used_after_revocation_at"]))
+        seen.append(_refusal("used", certificate))
     if certificate["refused_at"] is not None:
-        seen.append(Fact(REFUSAL_WORDS["refused"], "good", certificate["refused_at"]))
+        seen.append(_refusal("refused", certificate))
     return seen
+
+
+def _refusal(state: RefusalState, certificate: Any) -> Fact:
+    label, severity, time = REFUSAL_WORDS[state]
+    return Fact(label, severity, certificate[time])
 
 
 def _person(certificate: Any) -> str:
@@ -235,7 +240,7 @@ def _whole_facts(certificate: Any) -> list[Fact]:
         return facts(certificate)
     return [
         Fact("revoked", "plain", certificate["revoked_at"]),
-        Fact(REFUSAL_WORDS[refusal], REFUSAL_KINDS[refusal], certificate[REFUSAL_TIMES[refusal]]),
+        _refusal(refusal, certificate),
     ]
 
 
@@ -250,7 +255,7 @@ def _end(certificate: Any) -> str | None:
         case "none" if certificate["ends_by"] == "ca":
             return "Only the replacement of the client CA ends it before it expires."
         case "none":
-            return "Nothing ends it before it expires."
+            return "No control is known to end it before it expires."
     return f"{seconds} s after a revocation, the API server should refuse it ({certificate['ends_by']})."
 
 

@@ -11,23 +11,15 @@ from clustercert.http.console.api import path
 from clustercert.http.console.cluster_address import cluster_page
 from clustercert.http.console.visits import PREFIX, Pages, Visit, with_query
 from clustercert.model import rfc3339, utc_now
-from clustercert.model.choices import EnforcementState
+from clustercert.model.enforcement import ENFORCEMENT_WORDS
 from clustercert.model.rights import administers
 
 pages = Pages()
 
 FLEET = f"{PREFIX}/fleet"
 _PAGE = 50
-# The states in words, with the kind of their badge, the worst first.
-ENFORCEMENT: Mapping[EnforcementState, tuple[str, str]] = {
-    "unreviewed": ("webhook bypassed", "bad"),
-    "none": ("not enforced", "bad"),
-    "incomplete": ("webhook not called", "warn"),
-    "unverified": ("enforced, not verified", "warn"),
-    "verified": ("enforced and verified", "good"),
-}
 _ENFORCEMENT_CHOICES = {"": "any", "behind": "behind"} | {
-    state: label for state, (label, _) in ENFORCEMENT.items()
+    state: words.label for state, words in ENFORCEMENT_WORDS.items()
 }
 _ROTATIONS = {"": "any", "running": "running", "failing": "failing", "ready": "ready to complete"}
 _SEEN = {
@@ -85,7 +77,7 @@ async def fleet(visit: Visit) -> Response:
             "order": _ORDERS,
         },
         hidden=[(name, chosen[name]) for name in _HIDDEN if name in chosen],
-        enforcement=ENFORCEMENT,
+        enforcement=ENFORCEMENT_WORDS,
         # Auditors see no rotations.
         may_see_rotation=functools.partial(administers, visit.me.caller),
         clusters=found["clusters"],
@@ -144,8 +136,8 @@ def _facets(counts: Any) -> list[tuple[str, list[tuple[str, int, str, str]]]]:
         (
             "Enforcement",
             [
-                (label, counts["enforcement"][state], kind, _address({"enforcement": state}))
-                for state, (label, kind) in ENFORCEMENT.items()
+                (words.label, counts["enforcement"][state], words.severity, _address({"enforcement": state}))
+                for state, words in ENFORCEMENT_WORDS.items()
             ],
         ),
         (

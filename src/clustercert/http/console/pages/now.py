@@ -7,8 +7,9 @@ from starlette.responses import Response
 
 from clustercert.http.console.api import path
 from clustercert.http.console.pages.certificates import CERTIFICATES
-from clustercert.http.console.pages.fleet import ENFORCEMENT, FLEET
+from clustercert.http.console.pages.fleet import FLEET
 from clustercert.http.console.visits import PREFIX, Pages, Visit, sees_others, with_query
+from clustercert.model.enforcement import ENFORCEMENT_WORDS, WORKING
 
 pages = Pages()
 
@@ -48,8 +49,8 @@ async def now(visit: Visit) -> Response:
         clusters=clusters,
         attention=_attention(found),
         enforcement=[
-            (found["enforcement"][state], label, kind, fleet(enforcement=state))
-            for state, (label, kind) in ENFORCEMENT.items()
+            (found["enforcement"][state], words.label, words.severity, fleet(enforcement=state))
+            for state, words in ENFORCEMENT_WORDS.items()
             if found["enforcement"][state]
         ],
         requests=_REQUESTS,
@@ -70,7 +71,7 @@ def certificates(state: str) -> str:
 
 def _attention(found: Any) -> list[Attention]:
     """Return what needs attention, the most urgent first."""
-    clusters, rotations = found["enforcement"], found["rotations"]
+    rotations = found["rotations"]
     rows = (
         (
             found["revoked_uses"],
@@ -91,28 +92,12 @@ def _attention(found: Any) -> list[Attention]:
             certificates("accepted"),
         ),
         (
-            clusters["unreviewed"],
-            "bad",
-            "cluster does not call the webhook any more",
-            "clusters do not call the webhook any more",
-            "Without these calls, revocations have no effect. Check the configuration of the API server.",
-            fleet(enforcement="unreviewed"),
-        ),
-        (
             found["ends_within_day"]["client_cas"],
             "bad",
             "client CA ends within 24 hours, or has ended",
             "client CAs end within 24 hours, or have ended",
             "Without a valid client CA, nobody has access. Rotate the client CA.",
             fleet(ca_end="day", order="ca_end"),
-        ),
-        (
-            clusters["none"],
-            "bad",
-            "cluster does not enforce revocations",
-            "clusters do not enforce revocations",
-            "A revoked certificate works until it expires. Set up the webhook.",
-            fleet(enforcement="none"),
         ),
         (
             found["access_requests"]["to_decide"],
@@ -146,25 +131,26 @@ def _attention(found: Any) -> list[Attention]:
             "Unknown identities use client certificates that are not from this service.",
             fleet(seen="unknown"),
         ),
-        (
-            clusters["incomplete"],
-            "warn",
-            "cluster has a webhook token, but does not call the webhook",
-            "clusters have a webhook token, but do not call the webhook",
-            "Finish the set-up, or remove the token.",
-            fleet(enforcement="incomplete"),
-        ),
-        (
-            clusters["unverified"],
-            "warn",
-            "cluster was not verified within 30 days",
-            "clusters were not verified within 30 days",
-            "Run clustercert kubernetes verify.",
-            fleet(enforcement="unverified", order="verified"),
-        ),
     )
-    return [
+    attention = [
         Attention(number, kind, one if number == 1 else many, advice, href)
-        for number, kind, one, many, advice, href in rows
+        for number, kind, one, many, advice, href in (*rows, *_clusters_behind(found["enforcement"]))
         if number
+    ]
+    return sorted(attention, key=lambda each: each.kind)
+
+
+def _clusters_behind(counts: Any) -> list[tuple[int, str, str, str, str, str]]:
+    """Return rows of `_attention` for the clusters that are not known to enforce revocations."""
+    return [
+        (
+            counts[state],
+            words.severity,
+            f"cluster: {words.label}",
+            f"clusters: {words.label}",
+            words.text,
+            fleet(enforcement=state),
+        )
+        for state, words in ENFORCEMENT_WORDS.items()
+        if state not in WORKING
     ]
