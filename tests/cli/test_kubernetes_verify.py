@@ -173,8 +173,8 @@ def test_a_verification_at_another_address_is_not_stored(site: OperatedCluster) 
     code, checks = site.verify("--address", before["internal_url"])
     assert code == 0, checks
     after = site.operator.output_json("cluster", "show", "prod")
-    # The API server has called the webhook, as in every verification.
-    assert (after["verified_at"], after["enforcement"]) == (None, "unverified")
+    assert after["verified_at"] is None
+    # The API server has called the webhook, as in every verification. The time is stored some seconds later.
     seen = {"enforcement", "webhook_called_at"}
     assert {name: after[name] for name in after.keys() - seen} == {
         name: before[name] for name in before.keys() - seen

@@ -123,10 +123,6 @@ class AccessReport:
         return enforcement_of(self.contact, self.controls)
 
     @property
-    def sees_use_after_revocation(self) -> bool:
-        return self.use_not_seen is None
-
-    @property
     def residual_risks(self) -> tuple[str, ...]:
         risks = residual_risks(self.cluster)
         return risks if self.use_not_seen is None else (self.use_not_seen, *risks)
