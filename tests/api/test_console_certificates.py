@@ -1,5 +1,8 @@
 """The console's list of certificates over all clusters, the page of a certificate, and how a revocation is undone."""
 
+import csv
+import io
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,6 +128,42 @@ def test_the_list_has_what_its_filters_select_of_what_the_visitor_may_see(site: 
     assert site.listed("admin", "state=ending") == [1]
     assert site.listed("stranger", f"certificate={digits}") == []
     assert site.browser("stranger").get(f"{LIST}?project={world.project.id}").status_code == 404
+
+
+def test_a_list_is_downloaded_whole_with_its_filters_in_the_name(site: Site) -> None:
+    copied = (
+        "epoch, cluster_id, project_id, ca_id, groups, user_id, not_before, not_after, key_type, key_origin,"
+        " auth_method, source_address, request_id, issued_at, kind, der"
+    )
+    # More than one page of the API.
+    execute(
+        site.world.database,
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600) INSERT INTO certificate"
+        f" (fingerprint, serial, credential_number, user_name, {copied}) SELECT randomblob(32), i,"
+        f" printf('%040x', i), '=1+1', {copied} FROM certificate, n WHERE certificate.id = 1",
+    )
+    admin, day = site.browser("admin"), f"{utc_now():%Y-%m-%d}"
+    page = admin.get(f"{LIST}?cluster=plain&state=live").text
+    links = {unescape(each) for each in re.findall(r'href="(/console/certificates/export[^"]*)"', page)}
+    read = list[list[str]]()
+    for format_ in ("csv", "jsonl"):
+        (link,) = (each for each in links if each.endswith(f"format={format_}"))
+        answer = admin.get(link)
+        assert answer.status_code == 200, answer.text
+        name = f"certificates-plain-live-{day}.{format_}"
+        assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
+        if format_ == "csv":
+            rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))
+            # No spreadsheet runs a name as a formula.
+            assert {row["user_name"] for row in rows} == {"'=1+1", "admin", "member"}
+        else:
+            rows = [json.loads(line) for line in answer.text.splitlines()]
+        read.append([row["fingerprint"] for row in rows])
+    assert read[0] == read[1]
+    assert (len(read[0]), len(set(read[0]))) == (602, 602)
+    # Another project's certificates are not in it.
+    assert site.name(3) not in admin.get(f"{LIST}/export").text
+    assert admin.get(f"{LIST}/export?format=xml").status_code == 400
 
 
 def test_a_filter_that_names_nothing_is_refused_beside_the_form(site: Site) -> None:

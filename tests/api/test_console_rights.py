@@ -65,6 +65,7 @@ OPERATIONS = {
     "GET /audit": f"GET {OWN}/projects/{{project_id}}/events",
     "GET /audit/export": f"GET {OWN}/projects/{{project_id}}/events",
     "GET /certificates": f"GET {OWN}/certificates",
+    "GET /certificates/export": f"GET {OWN}/certificates",
     "GET /certificates/{certificate}": f"GET {OWN}/certificates/{{certificate}}",
     **{f"{method} {UNDO}": f"POST {OWN}/revocations/{{revocation_id}}/undo" for method in ("GET", "POST")},
     "GET /account": f"GET {OWN}/caller",
@@ -103,7 +104,7 @@ DIFFERENT = {
     # Who may ask only about themselves gets the answer about themselves.
     (f"GET {CLUSTER}/why", "another's", "member"): 200,
     # The list shows them only their own certificates.
-    ("GET /certificates", "another's", "member"): 200,
+    **{(f"GET /certificates{tail}", "another's", "member"): 200 for tail in ("", "/export")},
     # The page says who can undo a revocation. For others, the certificate does not exist.
     (f"GET {UNDO}", "all", "member"): 200,
     (f"GET {UNDO}", "all", "stranger"): 404,

@@ -124,7 +124,8 @@ def crawl(site: ConsoleSite, cookie: str | None, *more: str, per_route: int = PE
             continue
         seen.add(address)
         route = route_of(address)
-        if route is not None and len(found.addresses[route]) >= per_route:
+        downloads = f"{route} (download)"
+        if route is not None and len(found.addresses[route]) + len(found.addresses[downloads]) >= per_route:
             continue
         answer = site.client.get(address, headers=headers)
         if answer.is_redirect:
@@ -135,7 +136,7 @@ def crawl(site: ConsoleSite, cookie: str | None, *more: str, per_route: int = PE
             found.addresses[route].append(address)
             queue += _followed(found, address, answer.text)
         elif route is not None:
-            found.addresses[f"{route} (download)"].append(address)
+            found.addresses[downloads].append(address)
     return found
 
 

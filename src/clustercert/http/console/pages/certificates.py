@@ -1,15 +1,20 @@
 """Certificates: one list over all clusters, the page of a certificate, and how to undo a revocation."""
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
-from clustercert.http.console.api import path
+from clustercert.http.certificates import NEXT
+from clustercert.http.console.api import Answer, path
 from clustercert.http.console.cluster_address import cluster_page
 from clustercert.http.console.named_objects import cluster_named, project_named, user_named
 from clustercert.http.console.visits import PREFIX, Pages, Visit, raise_fault, sees_others, with_query
+from clustercert.http.context import context_of
+from clustercert.http.paging import MAX_PAGE
 from clustercert.model import rfc3339, utc_now
 from clustercert.model.choices import RefusalState
 from clustercert.model.errors import ClustercertError, InvalidRequest, NotFound
@@ -36,6 +41,10 @@ _STATES: Mapping[str, str] = {
     "used_today": "used after the revocation within a day",
     "expired": "expired",
 }
+# The formats of an export, which are also the endings of the names of files, with their media types.
+_EXPORTS: Mapping[str, str] = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+_MAX_NAME = 120
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -80,9 +89,60 @@ async def list_certificates(visit: Visit) -> Response:
         place=_place,
         is_complete=following is None and "cursor" not in visit.query,
         next=with_query(CERTIFICATES, {**chosen, "cursor": following}) if following is not None else None,
+        exports=[
+            (name, with_query(f"{CERTIFICATES}/export", {**chosen, "format": name})) for name in _EXPORTS
+        ],
         first=with_query(CERTIFICATES, chosen) if "cursor" in visit.query else None,
         **values,
     )
+
+
+@pages.get("/certificates/export")
+async def export(visit: Visit) -> Response:
+    """Send all certificates of a list, newest first, as CSV or (`format=jsonl`) as JSON lines."""
+    given = {name: visit.query.get(name, "").strip() for name in _FILTERS}
+    target, parameters = await _selection(visit, given)
+    format_ = visit.query.get("format", "csv")
+    if format_ not in _EXPORTS:
+        raise InvalidRequest(f"format: write {' or '.join(_EXPORTS)}.")
+    parts = ["certificates", *(value for value in given.values() if value), f"{utc_now():%Y-%m-%d}"]
+    name = "-".join(_NOT_IN_NAMES.sub("_", part) for part in parts)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name[:_MAX_NAME]}.{format_}"',
+        "Cache-Control": "no-store",
+    }
+    first = await _export_page(visit, target, parameters, format_, None)
+    return StreamingResponse(
+        _exported(visit, target, parameters, format_, first), 200, headers, _EXPORTS[format_]
+    )
+
+
+async def _exported(
+    visit: Visit, target: str, parameters: Mapping[str, str], format_: str, page: Answer
+) -> AsyncIterator[bytes]:
+    """Yield the pages of a list. A failure breaks the connection, so that the browser reports it."""
+    yield page.body if format_ == "csv" else _lines(page)
+    while (cursor := page.headers.get(NEXT.lower())) is not None:
+        context_of(visit.request).extend_deadline()
+        page = await _export_page(visit, target, parameters, format_, cursor)
+        # Each page of CSV begins with the names of the columns.
+        yield page.body.partition(b"\r\n")[2] if format_ == "csv" else _lines(page)
+
+
+async def _export_page(
+    visit: Visit, target: str, parameters: Mapping[str, str], format_: str, cursor: str | None
+) -> Answer:
+    query = {
+        **parameters,
+        "limit": MAX_PAGE,
+        "cursor": cursor,
+        "format": "csv" if format_ == "csv" else "json",
+    }
+    return await visit.api.send("GET", target, query)
+
+
+def _lines(page: Answer) -> bytes:
+    return b"".join(json.dumps(each).encode() + b"\n" for each in page.json["certificates"])
 
 
 async def _selection(visit: Visit, given: Mapping[str, str]) -> tuple[str, dict[str, str]]:
