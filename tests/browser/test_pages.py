@@ -1,6 +1,7 @@
 """Every page of the console in a real Chromium: no violation of the CSP, no error, no fault that axe-core finds."""
 
 import itertools
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -99,3 +100,19 @@ def faults(
             if these := tab.faults(only_contrast=only_contrast):
                 found[f"{address} {width} {scheme}"] = these
     return found
+
+
+def test_a_printed_page_has_absolute_times_and_no_controls(browser: Browser, site: ConsoleSite) -> None:
+    page = f"/console/projects/{site.project_of('staging')}/clusters/{site.clusters['staging']}"
+    with browser.tab() as tab:
+        tab.log_in(site.url, session_of(site, "olga"))
+        assert tab.open(site.url + page) == 200
+        shown = tab.page.locator("main")
+        explanation, search = shown.get_by_text("No revocation ends this access:"), shown.locator(".filters")
+        assert (explanation.is_visible(), search.is_visible()) == (False, True)
+        tab.page.emulate_media(media="print")
+        assert (explanation.is_visible(), search.is_visible()) == (True, False)
+        assert not tab.page.locator("header").is_visible()
+        after = "each => getComputedStyle(each, '::after').content"
+        added = shown.locator("time[title]").first.evaluate(after)
+        assert re.fullmatch(r'" \(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\)"', added), added
