@@ -30,8 +30,11 @@ PROJECTS = {"cluster-1": "project-1", "cluster-2": "project-1", "cluster-3": "pr
 async def issue(database: Database, chance: random.Random) -> CertificateRecord:
     record, issued = certificate_record()
     cluster = chance.choice(CLUSTERS)
+    # Not random, because the filters by first digits must find some.
+    fingerprint = chance.randbytes(32)
     record = replace(
         record,
+        fingerprint=fingerprint,
         cluster_id=cluster,
         project_id=PROJECTS[cluster],
         user_id=chance.choice(USERS),
@@ -39,7 +42,7 @@ async def issue(database: Database, chance: random.Random) -> CertificateRecord:
         not_after=NOW + chance.randint(-3, 3) * HOUR,
         access_request_id=REQUEST if cluster == "cluster-2" else None,
     )
-    await Ledger(database).record(record, issued)
+    await Ledger(database).record(record, replace(issued, subject=fingerprint.hex()))
     return record
 
 
