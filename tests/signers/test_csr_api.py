@@ -13,9 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
-from structlog.testing import capture_logs
 
-from clustercert.issuance.signers import csr_api
+from clustercert.issuance.signers import account_connections, csr_api
 from clustercert.issuance.signers.account_tokens import parse_token
 from clustercert.issuance.signers.certificate_requests import CertificateRequests
 from clustercert.issuance.signers.csr_api import CsrApiSigner, csr_api_signer
@@ -27,6 +26,7 @@ from clustercert.pki.leaf import check_leaf, new_signing_request
 from clustercert.pki.signer import CaRequest, SignerContext
 from support.apiserver import ApiServer, kinds
 from support.certificate_authority import Authority, ca_of_key, slow_rsa_key
+from support.log_capture import captured_lines
 from support.ring_sealer import RingSealer
 from support.samples import CLUSTER_ID, grant
 from support.signing_cluster import (
@@ -415,7 +415,7 @@ async def test_a_token_that_can_not_be_renewed_is_used_until_it_expires(site: Si
     for binding in site.double.storage.all(kinds.ROLE_BINDINGS, "clustercert"):
         site.double.storage.delete(kinds.ROLE_BINDINGS, "clustercert", binding["metadata"]["name"])
     site.at(NOW + 6 * HOUR)
-    with capture_logs() as lines:
+    with captured_lines(account_connections) as lines:
         await site.signer.sign(site.request())
     assert [each["event"] for each in lines] == ["token of signer not renewed"]
     assert site.token not in str(lines)

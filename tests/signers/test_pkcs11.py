@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
+from clustercert.issuance.signers import token_sessions
 from clustercert.issuance.signers.limited import LimitedSigner
 from clustercert.issuance.signers.local import local_signer
 from clustercert.issuance.signers.pkcs11 import pkcs11_signer
@@ -33,6 +33,7 @@ from clustercert.pki.keys import new_key
 from clustercert.pki.leaf import check_leaf, new_signing_request
 from clustercert.pki.signer import CaRequest, Signer, SignerContext
 from support import tokens
+from support.log_capture import captured_logs
 from support.ring_sealer import RingSealer
 from support.samples import CA_NOT_BEFORE, grant
 
@@ -244,7 +245,7 @@ async def test_a_pin_file_for_others_is_refused(token: tokens.SoftToken, mode: i
 
 async def test_a_wrong_pin_is_tried_once_until_the_file_changes(token: tokens.SoftToken) -> None:
     token.pin_file.write_text("hunter2")
-    with capture_logs() as logs:
+    with captured_logs(token_sessions) as logs:
         async with signer_of(token) as signer:
             with pytest.raises(SignerError, match=r"refused the PIN \(C_Login: CKR_PIN_INCORRECT\)") as first:
                 await signer.create_ca(CA_REQUEST)
@@ -300,7 +301,7 @@ async def failures_of(signer: LimitedSigner, ca: ClientCA, calls: int) -> list[B
 async def test_a_killed_daemon_is_unavailable_until_it_is_back(hsm: tokens.NetworkHsm) -> None:
     async with signer_of(hsm.token) as signer:
         ca = await signer.create_ca(CA_REQUEST)
-        with capture_logs() as logs:
+        with captured_logs(token_sessions) as logs:
             for _ in range(3):
                 assert await failures_of(signer, ca, 20) == []
                 hsm.kill()

@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
+from clustercert.clusters import discarded_keys
 from clustercert.clusters.ca_progress import CaProgress
 from clustercert.clusters.ca_rotation import ReportedResult
 from clustercert.clusters.discarded_keys import ADDING
@@ -26,6 +26,7 @@ from clustercert.store.clusters.client_cas import ClientCaQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.transaction import rolling_back
 from support import samples
+from support.log_capture import captured_lines
 from support.rotation_scene import BY, DRAIN_AFTER, RotationScene
 from support.stores import NOW, Store, certificate_record, event, revocation
 
@@ -322,7 +323,7 @@ async def test_a_key_that_its_signer_does_not_delete_is_deleted_later(scene: Rot
     [failed] = await scene.discarded.delete_keys_of(cluster.id, actor=BY)
     assert (failed.is_done, failed.ca_id) == (False, started.new_ca.id)
     assert "The token is not there. The service tries again." in failed.result
-    with capture_logs() as lines:
+    with captured_lines(discarded_keys) as lines:
         await scene.discarded.delete_all()
     assert [(line["event"], line["cluster"], line["error"]) for line in lines] == [
         ("key of a discarded client CA not deleted", cluster.id, failed.result)

@@ -2,7 +2,6 @@ from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
 
 import pytest
-from structlog.testing import capture_logs
 
 from clustercert.clusters.discarded_keys import DiscardedKeys, create_ca
 from clustercert.issuance.signers.local import local_signer
@@ -11,10 +10,12 @@ from clustercert.model.clusters import Registration
 from clustercert.model.errors import Unavailable
 from clustercert.pki.signer import CaRequest, SignerContext
 from clustercert.policy.lifetime import BACKDATE
+from clustercert.server import clock as clock_module
 from clustercert.server.clock import ClockWatch
 from clustercert.store.clusters.client_cas import ClientCaQueries
 from clustercert.store.engine import database as database_module
 from clustercert.store.engine.database import Database
+from support.log_capture import captured_lines
 from support.ring_sealer import RingSealer
 from support.samples import CLUSTER_ID, server_ca_pem
 from support.stores import Store
@@ -48,7 +49,7 @@ async def new_ca(cas: ClientCaQueries, now: datetime) -> ClientCA:
 
 async def test_a_wrong_clock_creates_no_ca_and_says_so(database: Database, store: Store) -> None:
     cas, clock = ClientCaQueries(database), ClockWatch(database)
-    with capture_logs() as lines, patch.object(database_module, "datetime", Fast):
+    with captured_lines(clock_module) as lines, patch.object(database_module, "datetime", Fast):
         await clock.measure()
         await clock.measure()
         if store.file is not None:
@@ -58,7 +59,7 @@ async def test_a_wrong_clock_creates_no_ca_and_says_so(database: Database, store
             with pytest.raises(Unavailable, match=r"this replica is 3600 seconds ahead of the database's"):
                 await new_ca(cas, utc_now())
             assert await cas.discarded() == ()
-    with capture_logs() as later:
+    with captured_lines(clock_module) as later:
         await clock.measure()
         await clock.measure()
     said = [(line["event"], line["log_level"]) for line in (*lines, *later)]

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
-from structlog.testing import capture_logs
 
+from clustercert.clusters import signer_maintenance
 from clustercert.clusters.signer_maintenance import SignerMaintenance
 from clustercert.model import ClientCA, Cluster
 from clustercert.model.errors import RemoteFailed
@@ -15,6 +15,7 @@ from clustercert.store.clusters.client_cas import ClientCaQueries
 from clustercert.store.clusters.registry import ClusterQueries
 from clustercert.store.clusters.signing_clusters import SigningClusterQueries
 from clustercert.store.engine.database import Database
+from support.log_capture import captured_lines
 from support.own_gauge import OwnGauge
 from support.samples import client_ca, cluster
 from support.stores import NOW, Store, event
@@ -88,7 +89,7 @@ async def test_every_cluster_is_maintained_although_two_fail(database: Database,
     local = replace(signing(4), client_ca=replace(signing(4).client_ca, signer="local"))
     await add(database, store, *clusters, local, signing(5, state="retired"))
     signer = Maintained(failing=clusters[1].client_ca.id, faulty=clusters[0].client_ca.id)
-    with capture_logs() as lines:
+    with captured_lines(signer_maintenance) as lines:
         await SignerMaintenance(SigningClusterQueries(database), {"csr_api": signer}).run()  # type: ignore[dict-item] # maintains only
     assert signer.seen == [each.client_ca.id for each in clusters]
     assert [(each["event"], each["cluster"], each.get("error")) for each in lines] == [

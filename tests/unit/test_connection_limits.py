@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http import httptools_impl
@@ -28,6 +27,7 @@ from clustercert.observability import metrics
 from clustercert.server import connection_limits
 from clustercert.server.connection_limits import BoundedProtocol, Loop
 from clustercert.server.tls_context import TlsContext
+from support.log_capture import captured_logs
 from support.wait import SECONDS, eventually
 from unit.test_tls_context import tls_context
 
@@ -578,7 +578,7 @@ def test_at_the_limit_the_connection_that_waits_longest_is_closed(
     monkeypatch.setattr(connection_limits, "MAX_CONNECTIONS", 20)
     monkeypatch.setattr(BoundedProtocol, "_reported", -connection_limits.REPORT_SECONDS)
     before = closed("connections")
-    with contextlib.ExitStack() as stack, structlog.testing.capture_logs() as log:
+    with contextlib.ExitStack() as stack, captured_logs(connection_limits) as log:
         busy = stack.enter_context(own_server.connect())
         busy.sendall(HEAD + b"Content-Length: 2\r\n\r\na")
         held = [stack.enter_context(own_server.connect()) for _ in range(40)]
@@ -728,7 +728,7 @@ def test_without_file_descriptors_room_is_made_and_accepting_tried_again(
     secured: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection_limits, "PAUSE_SECONDS", 0.0)
-    with secured.connect() as held, structlog.testing.capture_logs() as log:
+    with secured.connect() as held, captured_logs(connection_limits) as log:
         # The client above was accepted before this one.
         assert is_served(secured)
         failing_accept(monkeypatch, times=3)

@@ -8,14 +8,15 @@ from unittest.mock import sentinel
 
 import pytest
 from prometheus_client import Gauge
-from structlog.testing import capture_logs
 
 from clustercert.model.times import rfc3339
 from clustercert.observability import metrics
 from clustercert.pki.certificates import chain_pem, fingerprint
 from clustercert.pki.keys import key_pem, new_key
+from clustercert.server import tls_context as tls_context_module
 from clustercert.server.tls_context import TlsContext
 from clustercert.server.tls_files import Tls, new_server_certificate
+from support.log_capture import captured_lines
 
 
 def tls_context(folder: Path) -> TlsContext:
@@ -97,7 +98,7 @@ async def test_a_reload_measures_the_certificate_and_logs_its_fingerprints(tmp_p
     key = new_key("ec-p256")
     renewed = new_server_certificate(key, ["127.0.0.1"], datetime.now(UTC), timedelta(days=7))
     file.write_bytes(chain_pem(renewed) + key_pem(key))
-    with capture_logs() as logged:
+    with captured_lines(tls_context_module) as logged:
         await context.reload(forced=True)
 
     assert gauge(metrics.TLS_LIFETIME, file) == timedelta(days=7).total_seconds()
