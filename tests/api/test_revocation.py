@@ -155,6 +155,8 @@ def test_one_certificate_by_fingerprint_or_serial_and_twice_is_once(place: Revoc
         "undone_at": None,
         "undone_by": None,
         "can_be_undone": True,
+        "enforcement": "none",
+        "webhook_called_at": None,
         "enforced_by": [],
         "refuses": "none",
         "within_seconds": None,
@@ -260,7 +262,16 @@ def test_a_user_everywhere_is_for_operators(place: RevocationClient) -> None:
     ).json()
     only_new, only_listed = (
         dict.fromkeys(
-            ("enforced_by", "refuses", "within_seconds", "expected_by", "lacking", "does_not_stop")
+            (
+                "enforcement",
+                "webhook_called_at",
+                "enforced_by",
+                "refuses",
+                "within_seconds",
+                "expected_by",
+                "lacking",
+                "does_not_stop",
+            )
         ),
         {"user_name": "reader", "user_domain": "tests", "by_name": "tests/operator", "undone_by_name": None}
         | dict.fromkeys(("cluster_name", "project_name", "project_domain")),
@@ -459,6 +470,8 @@ def test_an_operator_undoes(place: RevocationClient) -> None:
     assert answer.status_code == 200
     said = answer.json()
     enforcement: dict[str, object] = {
+        "enforcement": "none",
+        "webhook_called_at": None,
         "enforced_by": [],
         "refuses": "none",
         "within_seconds": None,

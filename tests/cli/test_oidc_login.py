@@ -162,7 +162,7 @@ def test_a_user_of_an_issuer_is_named_like_any_other(user: OidcUser) -> None:
     blocked = operator.run("user", "block", name, "--yes").err
     assert f"Blocked the user {name}. Their logins have ended." in blocked
     assert f"The user's session at {user.site.issuer.url} is still active" in blocked
-    assert "The cluster prod (" in blocked
+    assert "\nprod (" in blocked
     eventually(lambda: user.run("status").returncode == 3)
     assert user.credential("--refresh").returncode != 0
     operator.output("user", "unblock", name)

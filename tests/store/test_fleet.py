@@ -57,7 +57,7 @@ async def test_clusters_are_found_by_their_properties(scene: FleetScene) -> None
         (["beta"], {"label": "example.com/tier=tin"}),
         ([], {"label": "tier"}),
         (["beta"], {"version": ""}),
-        (["100%_c"], {"enforcement": "verified"}),
+        (["100%_c"], {"enforcement": "only_writes"}),
         (["Alpha", "beta"], {"enforcement": "none"}),
         (["Alpha"], {"enforcement": "none", "text": "a", "version": "v1.32"}),
     ]
