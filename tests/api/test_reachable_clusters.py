@@ -13,6 +13,7 @@ from sqlalchemy import Table
 
 from clustercert.pki.client_ca import ca_subject
 from clustercert.store import tables
+from clustercert.store.clusters.signing_clusters import SigningClusterQueries
 from clustercert.wiring import open_components
 from support import world as worlds
 from support.service import Service
@@ -96,6 +97,7 @@ def test_clusters_of_own_projects_are_listed(place: Place) -> None:
         "server_ca": known.server_ca_pem.decode(),
         "labels": {"team": "tests"},
         "credential": "certificate",
+        "issuing_stopped": False,
         "groups": ["clustercert:admins"],
         "longest_lifetime_seconds": 1825 * 86400,
         "requestable_groups": [],
@@ -118,6 +120,17 @@ def test_a_cluster_says_that_its_credentials_are_tokens(tmp_path: Path) -> None:
         [found] = place.get("member", "/clusters", name="eip").json()["clusters"]
         assert (found["groups"], found["longest_lifetime_seconds"]) == ([], None)
         assert found["requestable_groups"] == ["editors"]
+        assert found["issuing_stopped"] is False
+        asyncio.run(_note_problem(world, "The role view can do too much."))
+        answer = place.get("member", "/clusters")
+        stopped = {each["name"] for each in answer.json()["clusters"] if each["issuing_stopped"]}
+        assert (stopped, "can do too much" in answer.text) == ({"eip"}, False)
+
+
+async def _note_problem(world: World, problem: str) -> None:
+    async with open_components(world.settings()) as components:
+        queries = SigningClusterQueries(components.database)
+        assert await queries.note_problem(world.clusters["eip"].client_ca.id, problem)
 
 
 async def _use_tokens(world: World) -> None:

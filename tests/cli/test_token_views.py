@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from clustercert.model import CertificateRecord
+from clustercert.store.clusters.signing_clusters import SigningClusterQueries
 from clustercert.wiring import open_components
 from support import world as worlds
 from support.command_line import Operator
@@ -24,6 +25,7 @@ ROLES = {"clustercert:editors": ("clusterrole/view",)}
 class Shell:
     """An operator at a store with a token of `member` in the cluster `eip`."""
 
+    world: World
     operator: Operator
     token: CertificateRecord
 
@@ -38,7 +40,7 @@ def shell(tmp_path: Path) -> Shell:
     token = asyncio.run(_prepare(world))
     operator = Operator(tmp_path)
     operator.configure()
-    return Shell(operator, token)
+    return Shell(world, operator, token)
 
 
 async def _prepare(world: World) -> CertificateRecord:
@@ -59,6 +61,22 @@ def test_a_token_is_listed_and_shown_without_a_certificate(shell: Shell) -> None
     table = output("certificate", "show", shell.token.serial)
     assert shell.jti in table
     assert f"member-{shell.token.credential_number}" in table
+
+
+def test_the_list_of_clusters_shows_which_gets_no_tokens(shell: Shell) -> None:
+    assert "ISSUING-STOPPED" not in shell.operator.output("cluster", "list")
+    asyncio.run(_stop(shell))
+    heading, *rows = shell.operator.output("cluster", "list").splitlines()
+    at = heading.split().index("ISSUING-STOPPED")
+    shown = {row.split()[0]: row.split()[at] for row in rows}
+    assert (shown.pop("eip"), set(shown.values())) == ("yes", {"no"})
+    assert "The role view can do too much." in shell.operator.run("cluster", "show", "eip").err
+
+
+async def _stop(shell: Shell) -> None:
+    async with open_components(shell.world.settings()) as components:
+        queries = SigningClusterQueries(components.database)
+        assert await queries.note_problem(shell.token.ca_id, "The role view can do too much.")
 
 
 def test_a_revocation_says_how_a_token_ends(shell: Shell) -> None:

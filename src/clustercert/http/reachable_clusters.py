@@ -27,6 +27,10 @@ def _key_identifier(ca: x509.Certificate | None) -> bytes | None:
     return None if ca is None else ca_subject(ca).key_identifier
 
 
+def _is_given(problem: str | None) -> bool:
+    return problem is not None
+
+
 class ReachableClusterBody(ResponseBody):
     """A cluster that the caller can reach. Times are in the format of RFC 3339."""
 
@@ -48,6 +52,11 @@ class ReachableClusterBody(ResponseBody):
     credential: CredentialKind = Field(
         validation_alias="credential_kind",
         description="What users of the cluster get: certificates, or tokens of service accounts.",
+    )
+    issuing_stopped: Annotated[bool, BeforeValidator(_is_given)] = Field(
+        validation_alias=AliasPath("client_ca", "problem"),
+        description="Whether the cluster gets no new tokens now, because the last check of the cluster found a"
+        " problem. Project admins and operators read the problem with the cluster's own route.",
     )
     groups: list[str] = Field(
         description="The Kubernetes groups that the caller would get now, with a CSR and without a reason."

@@ -564,6 +564,8 @@ def list_clusters(
 ) -> None:
     """List the clusters in all your projects. Operators see the clusters of all projects.
 
+    The column issuing_stopped appears if a cluster gets no new tokens. `clustercert cluster show` says why.
+
     Examples:
         clustercert cluster list --project eu-de
         clustercert cluster list --without-reviews
@@ -584,6 +586,8 @@ def list_clusters(
         return
     if is_wide() or any(each["credential"] == "token" for each in found):
         columns = (*_COLUMNS[:2], "credential", *_COLUMNS[2:])
+    if any(each["issuing_stopped"] for each in found):
+        columns = (*columns[:2], "issuing_stopped", *columns[2:])
     show_list(found, output, columns=with_domain(columns, found))
 
 
