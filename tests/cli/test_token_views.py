@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -71,6 +72,18 @@ def test_the_list_of_clusters_shows_which_gets_no_tokens(shell: Shell) -> None:
     shown = {row.split()[0]: row.split()[at] for row in rows}
     assert (shown.pop("eip"), set(shown.values())) == ("yes", {"no"})
     assert "The role view can do too much." in shell.operator.run("cluster", "show", "eip").err
+
+
+def test_a_cluster_shows_when_the_services_own_token_expires(shell: Shell) -> None:
+    assert shell.operator.output_json("cluster", "show", "eip")["signer_token_expires_at"] is None
+    asyncio.run(_note_access(shell, datetime(2099, 1, 2, tzinfo=UTC)))
+    shown = shell.operator.output_json("cluster", "show", "eip")
+    assert shown["signer_token_expires_at"] == "2099-01-02T00:00:00Z"
+
+
+async def _note_access(shell: Shell, expires_at: datetime) -> None:
+    async with open_components(shell.world.settings()) as components:
+        await SigningClusterQueries(components.database).note_access(shell.token.ca_id, expires_at)
 
 
 async def _stop(shell: Shell) -> None:

@@ -121,3 +121,22 @@ async def test_tokens_that_are_not_renewed_are_counted(
     signer.failing, signer.access[ids[1]] = "", SignerAccess(NOW + hour, NOW + 8 * hour)
     await maintenance.run()
     assert (first.value, overdue.value) == ((NOW + 8 * hour).timestamp(), 0)
+
+
+async def test_the_expiry_of_a_clusters_token_is_stored_until_an_operator_gives_another(
+    database: Database, store: Store
+) -> None:
+    one, ends = signing(1), NOW + timedelta(days=7)
+    await add(database, store, one)
+    signer = Maintained(failing="", faulty="")
+    signer.access = {one.client_ca.id: SignerAccess(NOW + timedelta(days=3), ends)}
+    clusters = ClusterQueries(database)
+    await SignerMaintenance(SigningClusterQueries(database), {"csr_api": signer}, lambda: NOW).run()  # type: ignore[dict-item] # maintains only
+    [stored] = await clusters.find(one.id)
+    assert stored.client_ca.access_expires_at == ends
+    [listed] = await ClientCaQueries(database).of_cluster(one.id)
+    assert listed.access_expires_at == ends
+    given = replace(stored, client_ca=replace(stored.client_ca, sealed_key=b"another"))
+    await clusters.replace(given, event(), stored)
+    [stored] = await clusters.find(one.id)
+    assert stored.client_ca.access_expires_at is None

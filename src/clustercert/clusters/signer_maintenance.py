@@ -18,9 +18,11 @@ _PAGE = 100
 
 
 class SecretCas(Protocol):
-    """Lists client CAs; implemented by `store.signing_clusters`."""
+    """Lists client CAs, and stores when tokens expire; implemented by `store.signing_clusters`."""
 
     async def cas_with_secrets(self, after: str, limit: int) -> tuple[ClientCA, ...]: ...
+
+    async def note_access(self, ca_id: str, expires_at: datetime) -> None: ...
 
 
 @dataclass(slots=True)
@@ -57,7 +59,7 @@ class SignerMaintenance:
         metrics.SIGNER_ACCESS_OVERDUE.set(overdue)
 
     async def _maintain(self, ca: ClientCA) -> bool:
-        """Maintain the access for a CA. Returns whether this succeeded."""
+        """Maintain the access for a CA. Returns whether this succeeded. Raises Unavailable."""
         try:
             access = await signer_named(self.signers, ca.signer).maintain(ca)
         except ClustercertError as error:
@@ -71,4 +73,6 @@ class SignerMaintenance:
             return False
         if access is not None:
             self._access[ca.id] = access
+            if access.expires_at != ca.access_expires_at:
+                await self.cas.note_access(ca.id, access.expires_at)
         return True

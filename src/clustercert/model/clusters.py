@@ -40,6 +40,8 @@ class ClientCA:
         state: only the CA in the state `active` signs certificates for users; see `choices.CaState`.
         not_after: when the CA certificate expires; `NEVER` for the signer `token`.
         problem: why the cluster gets no tokens now, as the last look at the cluster found; None if nothing is wrong.
+        access_expires_at: when the token expires with which the signer logs in to the cluster, as known since the last
+            renewal; None if this is not known, or if the signer has no such token.
     """
 
     id: str
@@ -50,6 +52,7 @@ class ClientCA:
     signer: str = "local"
     key_reference: str | None = None
     problem: str | None = field(default=None, compare=False)
+    access_expires_at: datetime | None = field(default=None, compare=False)
     not_after: datetime = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

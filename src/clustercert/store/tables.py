@@ -302,6 +302,8 @@ client_ca = table(
     Column("not_after", Utc, nullable=True),
     # Why the cluster gets no tokens now, as the last look at the cluster found; NULL if nothing is wrong.
     Column("problem", Text, nullable=True),
+    # When the token expires with which the signer logs in to the cluster; NULL if this is not known.
+    Column("access_expires_at", Utc, nullable=True),
     # How many of the cluster's tokens are not in the ledger, and wait for an operator to confirm their deletion; and
     # for how many an operator has confirmed it.
     Column("unknown_tokens", Integer, nullable=True),

@@ -114,6 +114,12 @@ class ClusterBody(_Properties):
         description="Why the cluster gets no tokens now, according to the last check of the cluster; null if"
         " nothing is wrong.",
     )
+    signer_token_expires_at: Time | None = Field(
+        validation_alias=AliasPath("client_ca", "access_expires_at"),
+        description="When the token expires with which the signer csr_api or token logs in to the cluster. The service"
+        " renews the token after half of its life. Null for other signers, and for at most 15 minutes after an"
+        " operator gave a token.",
+    )
     created_at: Time
     updated_at: Time
     verified_at: Time | None = Field(

@@ -107,6 +107,7 @@ def ca_of(row: Row[Any]) -> ClientCA:
         signer=row.signer,
         key_reference=row.key_reference,
         problem=row.problem,
+        access_expires_at=row.access_expires_at,
     )
 
 

@@ -243,7 +243,7 @@ class ClusterQueries(Queries):
                     row["verified_at"] = None
                 await connection.execute(update(_cluster).where(_cluster.c.id == cluster.id).values(row))
                 if before is not None and cluster.client_ca != before.client_ca:
-                    sealed = {"sealed_key": cluster.client_ca.sealed_key}
+                    sealed = {"sealed_key": cluster.client_ca.sealed_key, "access_expires_at": None}
                     await connection.execute(
                         update(_ca).where(_ca.c.id == cluster.client_ca.id).values(sealed)
                     )
@@ -360,6 +360,7 @@ def _with_ca() -> Select[Any]:
         _ca.c.signer.label("ca_signer"),
         _ca.c.key_reference,
         _ca.c.problem,
+        _ca.c.access_expires_at,
     )
     of_project = (_project.c.name.label("named"), _project.c.domain_id, _domain.c.name.label("domain_name"))
     owned = _cluster.join(_ca, on).outerjoin(_project, _project.c.id == _cluster.c.project_id)
@@ -390,6 +391,7 @@ def _parsed(row: Row[Any]) -> Cluster:
         signer=row.ca_signer,
         key_reference=row.key_reference,
         problem=row.problem,
+        access_expires_at=row.access_expires_at,
     )
     return Cluster(**values, client_ca=ca, project_name=project)
 

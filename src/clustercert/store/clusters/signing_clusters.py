@@ -1,6 +1,7 @@
 """Queries for signers that connect to clusters: a CA's cluster, and the CA's sealed secret."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, Update, select, update
@@ -67,6 +68,12 @@ class SigningClusterQueries(Queries):
         is_other = _ca.c.problem.is_distinct_from(problem)
         query = update(_ca).where(_ca.c.id == ca_id, is_other).values(problem=problem)
         return await self._change_with_event(query, event)
+
+    async def note_access(self, ca_id: str, expires_at: datetime) -> None:
+        """Record when the token expires with which a CA's signer logs in to the cluster."""
+        async with self._database.transaction() as connection:
+            query = update(_ca).where(_ca.c.id == ca_id)
+            await connection.execute(query.values(access_expires_at=expires_at))
 
     async def unknown_tokens(self, ca_id: str) -> UnknownTokens:
         """Return how many credentials of a cluster wait for an operator to confirm their deletion."""

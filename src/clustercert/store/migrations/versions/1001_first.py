@@ -256,6 +256,7 @@ def _create_clusters() -> None:
         sa.Column("not_before", _UTC, nullable=True),
         sa.Column("not_after", _UTC, nullable=True),
         sa.Column("problem", sa.Text(), nullable=True),
+        sa.Column("access_expires_at", _UTC, nullable=True),
         sa.Column("unknown_tokens", sa.Integer(), nullable=True),
         sa.Column("unknown_confirmed", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_client_ca"),
