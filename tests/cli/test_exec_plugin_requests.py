@@ -38,6 +38,32 @@ def test_approval_and_early_end_are_found_at_the_next_command(cluster: AccessClu
     assert cluster.certificates() == [(None, 0), (request_id, 1), (None, 0)]
 
 
+def test_a_request_from_elsewhere_is_found_with_the_next_certificate(cluster: AccessCluster) -> None:
+    assert cluster.groups() == {STANDING}
+    request_id = cluster.ask()["id"]
+    cluster.approve(request_id)
+    # As if the request came from the console.
+    cluster.mark.unlink()
+    assert cluster.groups() == {STANDING}, "the cached certificate is used without a question"
+    cluster.cache_file.unlink()
+    done = cluster.run_plugin()
+    assert policy_groups(status_of(done.stdout)["clientCertificateData"]) == {STANDING, REQUESTED}
+    assert f"kubectl uses the access request {request_id[:8]} now." in done.stderr
+    cluster.site.anna.output("request", "end", request_id)
+    assert cluster.groups() == {STANDING}
+    assert not cluster.mark.exists()
+
+
+def test_an_approval_of_a_request_from_elsewhere_is_noticed(cluster: AccessCluster) -> None:
+    request_id = cluster.ask()["id"]
+    cluster.mark.unlink()
+    assert cluster.groups() == {STANDING}
+    assert cluster.mark.exists()
+    cluster.approve(request_id)
+    cluster.make_due()
+    assert cluster.groups() == {STANDING, REQUESTED}
+
+
 def test_the_first_command_after_an_end_on_this_machine_has_standing_groups(cluster: AccessCluster) -> None:
     request_id = cluster.ask()["id"]
     cluster.approve(request_id)
@@ -145,7 +171,7 @@ def test_a_request_that_the_service_does_not_know_is_forgotten(cluster: AccessCl
     done = cluster.run_plugin()
     assert policy_groups(status_of(done.stdout)["clientCertificateData"]) == {STANDING}
     assert "The access request 00000000 is over. The service does not know it." in done.stderr
-    assert not cluster.mark.exists()
+    assert request_id in cluster.mark.read_text(), "the open request is found"
 
 
 def test_a_request_that_ended_since_the_last_question_is_not_needed(cluster: AccessCluster) -> None:
@@ -163,11 +189,10 @@ def test_a_request_that_ended_since_the_last_question_is_not_needed(cluster: Acc
 
 def test_the_mark_of_another_user_is_not_used(cluster: AccessCluster) -> None:
     request_id = cluster.ask()["id"]
-    cluster.approve(request_id)
-    cluster.mark.write_text(cluster.mark.read_text().replace(b"Default/anna".hex(), b"Default/bert".hex()))
-    mark = cluster.mark.read_text()
+    mark = cluster.mark.read_text().replace(b"Default/anna".hex(), b"Default/bert".hex())
+    cluster.site.anna.output("request", "end", request_id)
+    cluster.mark.write_text(mark)
     for _ in range(2):
         done = cluster.run_plugin()
         assert policy_groups(status_of(done.stdout)["clientCertificateData"]) == {STANDING}
     assert cluster.mark.read_text() == mark
-    cluster.site.anna.output("request", "end", request_id)

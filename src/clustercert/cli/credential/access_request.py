@@ -1,6 +1,7 @@
 """How the exec plugin uses an access request: the mark beside the cache file, and the service's answers.
 
-`clustercert request create` writes the mark. While the mark exists, or the cached certificate has the request's groups,
+`clustercert request create` writes the mark, and so does the plugin if it finds an open request of the user when it
+needs a new certificate. While the mark exists, or the cached certificate has the request's groups,
 the plugin asks the service before it uses the cache. So the plugin notices an approval and an early end by itself.
 """
 
@@ -71,6 +72,17 @@ def read_state(client: "ServiceClient", request_id: str) -> RequestState:
     body = client.exchange("GET", OWN + path_of(PATH, request_id)).body
     with client.check_format():
         return RequestState.parse(body)
+
+
+def open_request(client: "ServiceClient", cluster_id: str) -> tuple[str, RequestState] | None:
+    """Return the id and the state of the caller's open request for a cluster, or `None`. Raises ClientError."""
+    found = next(
+        client.list_all(f"/{PATH}", "access_requests", mine="true", state="open", cluster=cluster_id), None
+    )
+    if found is None:
+        return None
+    with client.check_format():
+        return str(found["id"]), RequestState.parse(found)
 
 
 def full_id(client: "ServiceClient", text: str) -> str:

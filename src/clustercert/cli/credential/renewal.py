@@ -99,6 +99,8 @@ def _renew_locked(request: CredentialRequest, path: str | None, lock: Lock) -> s
     if path is None:
         return _cached_or_new(request, path, lock, cached)
     cached, mark = _after_question(request, path, cached)
+    if mark is None and _needs_service(request, cached) and lock.failure_meanwhile() is None:
+        mark = _mark_open_request(request, path)
     result = _cached_or_new(request, path, lock, cached)
     if mark is None:
         return result
@@ -185,6 +187,36 @@ def _after_question(
             _keep_until_end(path, cached, state.until)
     request.access_request = mark.request if mark.is_usable else None
     return cached, mark
+
+
+def _needs_service(request: CredentialRequest, cached: CachedCredential | None) -> bool:
+    return request.refresh or cached is None or not cached.is_fresh(time.time())
+
+
+def _mark_open_request(request: CredentialRequest, path: str) -> RequestMark | None:
+    """Ask whether the user has an open access request for the cluster, such as one created in the console.
+
+    If there is one, marks it. If it is usable, `request` names it afterwards.
+    """
+    found = saved_login(request.profile or DEFAULT_PROFILE)
+    if isinstance(found, Failure):
+        return None
+    opened = ask_service(_open_request, request, requests.ANSWER_SECONDS)
+    if opened is None or isinstance(opened, Failure):
+        return None
+    request_id, state = opened
+    mark = RequestMark(request=request_id, user=found.shown_user)
+    requests.note_answer(path, mark, state)
+    request.access_request = mark.request if mark.is_usable else None
+    return mark
+
+
+def _open_request(request: CredentialRequest) -> tuple[str, RequestState] | Failure | None:
+    def ask(found: Profile) -> tuple[str, RequestState] | None:
+        with found.client() as client:
+            return requests.open_request(client, request.cluster or "")
+
+    return with_login(request, ask)
 
 
 def _state_of(request: CredentialRequest, request_id: str) -> RequestState | Failure | None:
