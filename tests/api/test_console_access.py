@@ -13,7 +13,7 @@ from cryptography import x509
 from clustercert.http.console.visits import login_address
 from clustercert.model import utc_now
 from clustercert.pki.certificates import fingerprint
-from support.console import Browser, make_logins_old
+from support.console import Browser, make_logins_old, page_text
 from support.kubernetes_messages import credential_id, review
 from support.leaf_checks import credential_number_of, leaf_of
 from support.service import Service
@@ -89,7 +89,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def text(answer: httpx2.Response) -> str:
     """The text of a page, in one line."""
     assert answer.status_code == 200, answer.text
-    return unescape(" ".join(re.sub(r"<[^>]+>", " ", answer.text).split()))
+    return page_text(answer.text)
 
 
 @pytest.mark.parametrize("who", ["admin", "operator", "auditor"])
@@ -101,7 +101,8 @@ def test_the_page_says_who_has_access_until_when_and_how_it_ends(site: Site, who
     assert "not enforced The API server has never asked the webhook, and no other control is set up." in shown
     assert "The API server last asked the webhook: never" in shown
     assert "Use after a revocation is not seen: the cluster has no webhook token" in shown
-    assert f"clustercert kubernetes setup {site.world.clusters['plain'].id} --out" in shown
+    assert "clustercert kubernetes setup tests/eu-de/plain --out control-plane" in shown
+    assert "Who can get into tests/eu-de/plain" in shown
     assert f"admin tests {site.name(2)[:12]} clustercert:admins admin in 2" in shown
     assert f"{site.name(0)[:12]} clustercert:editors member in 3 d never when it expires" in shown
     assert "system:authenticated" not in shown
@@ -112,7 +113,7 @@ def test_the_page_says_who_has_access_until_when_and_how_it_ends(site: Site, who
 
 def test_a_member_sees_only_own_certificates(site: Site) -> None:
     shown = text(site.browser("member").get(site.page))
-    assert "Your access to plain" in shown
+    assert "Your access to tests/eu-de/plain" in shown
     assert [site.name(number)[:12] in shown for number in range(3)] == [True, True, False]
     reader = site.browser("reader").get(site.page)
     assert "You have no valid certificate for this cluster. To get one, connect to the cluster ." in text(
@@ -171,6 +172,7 @@ def test_no_page_says_that_the_certificate_of_a_master_is_refused(site: Site) ->
     site.execute("UPDATE certificate SET groups = ? WHERE user_id = ?", MASTERS, site.id_of("admin"))
     shown = text(admin.get(site.page))
     assert "not verified A control is set up, but clustercert kubernetes verify has not found" in shown
+    assert "To verify the cluster: clustercert kubernetes verify tests/eu-de/plain" in shown
     assert re.search(r"The API server last asked the webhook: (now|\d+ s ago)", shown)
     assert re.search(rf"{site.name(2)[:12]} system:masters admin in \S+ \S+ never only with the CA", shown)
     assert re.search(rf"{site.name(0)[:12]} \S+ member in 3 d never webhook, 3 s", shown)
@@ -275,6 +277,7 @@ def test_a_use_after_the_revocation_is_an_alert(site: Site) -> None:
     )
     shown = text(site.browser("admin").get(site.page))
     assert "Revoked certificates were used" in shown
+    assert shown.count("clustercert kubernetes verify tests/eu-de/plain") == 1
     assert f"member , certificate {site.name(0)[:12]} : revoked" in shown
 
 

@@ -15,7 +15,7 @@ from cryptography import x509
 from clustercert.http.console.visits import login_address
 from clustercert.model import utc_now
 from clustercert.pki.certificates import fingerprint
-from support.console import Browser, make_logins_old
+from support.console import Browser, make_logins_old, page_text
 from support.leaf_checks import credential_number_of, leaf_of
 from support.service import Service
 from support.stores import execute
@@ -96,7 +96,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def text(answer: httpx2.Response) -> str:
     """The text of a page, in one line."""
     assert answer.status_code == 200, answer.text
-    return unescape(" ".join(re.sub(r"<[^>]+>", " ", answer.text).split()))
+    return page_text(answer.text)
 
 
 def test_the_list_has_what_its_filters_select_of_what_the_visitor_may_see(site: Site) -> None:

@@ -11,13 +11,12 @@ import pytest
 
 from clustercert.model import utc_now
 from support import world as worlds
-from support.console import Browser
+from support.console import Browser, page_text
 from support.fleet_scene import FleetScene
 from support.service import Service
 from support.stores import execute, patient, sqlite_url
 from support.world import World
 
-_TAG = re.compile(r"<[^>]*>")
 _GROUP = re.compile(r'<a href="([^"]+)">(?:<bdi>)?([^<]*)(?:</bdi>)?</a> <b>(\d+)</b>')
 _FIGURE = re.compile(r'<a class="figure[^"]*" href="([^"]+)"><b>(\d+)</b> <span>(.*?)</span></a>')
 _ATTENTION = re.compile(r'<li><a href="([^"]+)"><b class="(\w+)">(\d+)</b> <span>(.*?)</span></a>')
@@ -39,16 +38,12 @@ class Site:
         """The number of clusters or certificates that a list shows."""
         page = self.page(unescape(address), who)
         [found] = re.findall(
-            r"(\d+) (?:cluster|certificate)s?\b", text(page.split('<p role="status">')[1].split("</p>")[0])
+            r"(\d+) (?:cluster|certificate)s?\b",
+            page_text(page.split('<p role="status">')[1].split("</p>")[0]),
         )
         rows = page.split("<tbody>")[-1].count("<tr>") if found != "0" else 0
         assert rows == int(found)
         return rows
-
-
-def text(page: str) -> str:
-    """The text of a page, with single spaces."""
-    return " ".join(unescape(_TAG.sub(" ", page)).split())
 
 
 async def prepare(world: World) -> None:
@@ -149,7 +144,7 @@ def test_filters_without_a_field_are_named_and_can_be_removed(site: Site) -> Non
     project = site.world.project.id
     # The search finds ids too. They are hexadecimal, so they contain no "n".
     page = site.page(f"/console/fleet?project={project}&label=team&version=v1.32&text=n")
-    said = text(page.split('<p role="status">')[1].split("</p>")[0])
+    said = page_text(page.split('<p role="status">')[1].split("</p>")[0])
     assert said == (
         "2 clusters · Project: tests/eu-de remove · Label: team remove · Version: v1.32 remove · Show all"
     )
@@ -163,7 +158,7 @@ def test_a_row_leads_to_the_cluster_and_its_rotation(site: Site) -> None:
     address = f"/console/projects/{foreign.project_id}/clusters/{foreign.id}"
     assert f'<a href="{address}">' in page
     assert f'<a href="{address}/rotation">' in page
-    assert "foreign tests/eu-nl not enforced never v1.32 0 0" in text(page)
+    assert "foreign tests/eu-nl not enforced never v1.32 0 0" in page_text(page)
 
 
 def test_an_unknown_filter_is_refused_by_the_api(site: Site) -> None:

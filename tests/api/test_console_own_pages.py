@@ -99,7 +99,7 @@ def test_a_person_sees_their_clusters_with_access_and_the_line_to_copy(site: Sit
     for cluster in ("plain", "eip", "sans"):
         assert f"clustercert kubeconfig merge tests/eu-de/{cluster}" in text
     assert "foreign" not in text
-    assert "access up to 8 h viewers · Why? plain" in text
+    assert "access up to 8 h viewers · Why? tests/eu-de/plain" in text
     assert "Ask for access editors, debuggers" in text
     assert f"clustercert login {site.service.client.base_url}".rstrip("/") in text
 

@@ -10,7 +10,7 @@ import pytest
 from clustercert.model import utc_now
 from clustercert.model.ids import new_cluster_id
 from support.access_requests import access_request, store_request
-from support.console import Browser, make_logins_old
+from support.console import Browser, make_logins_old, page_text
 from support.console_sessions import services_of
 from support.request_client import POLICY, REASON, RequestClient
 from support.service import Service
@@ -65,11 +65,6 @@ def ask(browser: Browser, requests: RequestClient) -> str:
     return str(made.headers["location"])
 
 
-def text_of(page: str) -> str:
-    """The text of a page, without its marks, in one line."""
-    return unescape(" ".join(re.sub(r"<[^>]+>", " ", page).split()))
-
-
 def test_access_is_asked_for_approved_used_and_ended(requests: RequestClient, people: People) -> None:
     address = ask(people["member"], requests)
     request_id = address.rpartition("/")[2]
@@ -78,7 +73,7 @@ def test_access_is_asked_for_approved_used_and_ended(requests: RequestClient, pe
     assert (asked["reason"], asked["rule"], asked["state"]) == (TYPED["reason"], "edit", "pending")
 
     for approver in ("inspector", "admin"):
-        page = text_of(people[approver].get(address).text)
+        page = page_text(people[approver].get(address).text)
         assert "missing one person whose role is admin" in page
         decided = people[approver].post(f"{address}/approve", None, reason="go ahead", part="access")
         assert decided.status_code == 303
@@ -88,13 +83,13 @@ def test_access_is_asked_for_approved_used_and_ended(requests: RequestClient, pe
     approved = requests.show("member", request_id)
     assert (approved["state"], approved["decisions"][-1]["reason"]) == ("approved", "go ahead")
 
-    page = text_of(people["member"].get(address).text)
+    page = page_text(people["member"].get(address).text)
     assert (
         "clustercert request create tests/eu-de/plain --group editors --for 1h --reason 'INC-42: the shop is down'"
         " --rule edit" in page
     )
     assert "editors in tests/eu-de/plain" in page
-    assert "tests/eu-de/plain" in text_of(people["admin"].get(f"{HOME}?list=all").text)
+    assert "tests/eu-de/plain" in page_text(people["admin"].get(f"{HOME}?list=all").text)
     assert f"clustercert kubeconfig get tests/eu-de/plain --request {request_id[:8]}" in page
     fingerprint = requests.issue("member", request_id).headers["x-clustercert-fingerprint"]
     assert fingerprint[:12] in people["member"].get(address).text
@@ -108,7 +103,7 @@ def test_access_is_asked_for_approved_used_and_ended(requests: RequestClient, pe
     assert people["member"].post(f"{address}/end", None, reason="repaired").status_code == 303
     ended = requests.show("member", request_id)
     assert (ended["state"], ended["closed_why"]) == ("ended", "repaired")
-    page = text_of(people["member"].get(address).text)
+    page = page_text(people["member"].get(address).text)
     assert "tests/admin denied the extension “no”".replace("“", "").replace("”", "") in page
     assert "tests/member ended repaired" in page
     assert "Use it" not in page
@@ -130,7 +125,7 @@ def test_a_faulty_form_keeps_what_was_typed_and_says_what_the_api_says(
 ) -> None:
     typed = form_for(requests) | {"group-0": "editors", "reason": 'eight "chars" & more'} | changed
     refused = people["member"].post(f"{HOME}/new", None, **typed)
-    assert (refused.status_code, message in text_of(refused.text)) == (status, True), refused.text
+    assert (refused.status_code, message in page_text(refused.text)) == (status, True), refused.text
     if typed["rule"] == "edit":
         assert (
             f">{typed['reason'].replace('&', '&amp;').replace(chr(34), '&#34;')}</textarea>" in refused.text
@@ -151,20 +146,20 @@ def test_the_form_shows_what_the_policy_offers(requests: RequestClient, people: 
     assert f"/new?cluster={requests.world.clusters['plain'].id}" in chosen.text
     assert "foreign" not in chosen.text
     page = people["member"].get(f"{HOME}/new?cluster=plain").text
-    shown = text_of(page)
+    shown = page_text(page)
     assert "one person whose role is admin one person whose role is inspector" in shown
     assert re.findall(r'<option value="(\d+)"', page) == ["900", "1800", "3600", "7200", "14400"]
     assert "This access works before anybody approves it." not in shown
-    before = text_of(people["reader"].get(f"{HOME}/new?cluster=plain").text)
+    before = page_text(people["reader"].get(f"{HOME}/new?cluster=plain").text)
     assert "This access works before anybody approves it." in before
     assert re.search(r"Approve within [\w ]+; then the access ends Use within at once, or within", before)
     assert re.search(
         r"Approve within [\w ]+; then the request expires Use within [\w ]+ after the approval", shown
     )
-    assert "The policy offers you no groups" in text_of(
+    assert "The policy offers you no groups" in page_text(
         people["inspector"].get(f"{HOME}/new?cluster=plain").text
     )
-    assert "You can reach no cluster of this name." in text_of(
+    assert "You can reach no cluster of this name." in page_text(
         people["member"].get(f"{HOME}/new?cluster=foreign").text
     )
 
@@ -191,7 +186,7 @@ def test_who_may_not_decide_reads_the_answer_of_the_api(requests: RequestClient,
     answer = people["auditor"].post(f"{address}/approve", None, reason="because", part="access")
     expected = requests.step("auditor", request_id, "approve")
     assert (answer.status_code, expected.status_code) == (403, 403)
-    assert expected.json()["message"] in text_of(answer.text)
+    assert expected.json()["message"] in page_text(answer.text)
     assert requests.show("member", request_id)["state"] == "pending"
 
 
@@ -225,7 +220,7 @@ def test_a_request_is_shown_and_ended_after_its_user_lost_the_role(
     try:
         page = people["member"].get(address)
         assert (page.status_code, "Ask for more time…" in page.text) == (200, False)
-        assert "active, rights lost" in text_of(people["admin"].get(address).text)
+        assert "active, rights lost" in page_text(people["admin"].get(address).text)
         assert people["member"].post(f"{address}/end").status_code == 303
     finally:
         requests.client.put(role, headers=operator).raise_for_status()
@@ -312,7 +307,7 @@ def test_access_that_was_used_before_its_approval_is_decided_after_its_end(
         requests.done("reader", request_id, "end")
         addresses.append(f"{HOME}/{request_id}")
     made = requests.created("reader", "oncall")
-    page = text_of(people["reader"].get(f"{HOME}/{made}").text)
+    page = page_text(people["reader"].get(f"{HOME}/{made}").text)
     assert "can't be used before the approval. This user has reached the rule's limit for such uses" in page
     assert re.search(r"next use before an approval is possible \S+ \S+ UTC \(in 24 h\)", page)
     assert "Use it after the approval" in page
@@ -320,7 +315,7 @@ def test_access_that_was_used_before_its_approval_is_decided_after_its_end(
         shown = people["admin"].get(f"{HOME}{query}").text
         assert all(f'href="{each}"' in shown for each in addresses)
     page = people["admin"].get(addresses[0]).text
-    assert "ended, not approved" in text_of(page)
+    assert "ended, not approved" in page_text(page)
     assert "<button>Approve</button>" in page
     assert "and end the access" not in page
     for address, step in zip(addresses, ("approve", "deny"), strict=True):
@@ -349,7 +344,7 @@ def test_a_reason_that_looks_like_a_time_or_a_command_stays_text(
     for who in ("member", "admin", "operator"):
         page = people[who].get(f"{HOME}/{request_id}")
         assert page.status_code == 200, page.text
-        assert f"The access was ended by tests/member: {reason}." in text_of(page.text)
+        assert f"The access was ended by tests/member: {reason}." in page_text(page.text)
 
 
 def test_an_update_of_a_live_part_does_not_keep_the_session_open(

@@ -1,5 +1,7 @@
 """A browser for tests of the console: keeps cookies, sends what browsers send, and reads pages."""
 
+import re
+from html import unescape
 from http.cookies import SimpleCookie
 from typing import Self
 
@@ -19,6 +21,12 @@ from support.world import Person, World
 # What browsers say of a form that a page of the same site sends.
 OWN_PAGE = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "navigate"}
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+def page_text(page: str) -> str:
+    """The text of a page in one line, with a space for each tag. The parts of a cluster's full name stay together."""
+    joined = page.replace("</bdi>/<bdi>", "/")
+    return unescape(" ".join(re.sub(r"<[^>]+>", " ", joined).split()))
 
 
 class Browser:

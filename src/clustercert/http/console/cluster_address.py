@@ -1,5 +1,6 @@
 """Addresses of the pages about one cluster, and the cluster that a page is about."""
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +17,23 @@ def cluster_page(project_id: str, cluster_id: str) -> str:
     return PREFIX + CLUSTER.format(
         project_id=quote(project_id, safe=""), cluster_id=quote(cluster_id, safe="")
     )
+
+
+def command_name(cluster: Mapping[str, Any]) -> str:
+    """Return how commands name a cluster: DOMAIN/PROJECT/CLUSTER; the id if this form is ambiguous."""
+    parts = [str(cluster[part]) for part in ("domain", "project", "name")]
+    is_plain = not any("/" in part for part in parts) and not parts[0].startswith("-")
+    return "/".join(parts) if is_plain else str(cluster["id"])
+
+
+def place_of(certificate: Mapping[str, Any]) -> list[str]:
+    """Return domain, project and name of a certificate's cluster, with ids for what was removed."""
+    parts = (
+        certificate["project_domain"],
+        certificate["project_name"] or certificate["project_id"],
+        certificate["cluster_name"] or certificate["cluster_id"],
+    )
+    return [each for each in parts if each]
 
 
 def own_page(visit: Visit) -> str:

@@ -1,5 +1,6 @@
 """Who has access to a cluster, and the pages that confirm a revocation."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
@@ -7,7 +8,13 @@ from typing import Any, NamedTuple, get_args
 from starlette.responses import Response
 
 from clustercert.certificates.recorder import MAX_NOTE
-from clustercert.http.console.cluster_address import CLUSTER, api_path, cluster_in_path, own_page
+from clustercert.http.console.cluster_address import (
+    CLUSTER,
+    api_path,
+    cluster_in_path,
+    command_name,
+    own_page,
+)
 from clustercert.http.console.visits import Pages, Visit, raise_fault, with_query
 from clustercert.model import JsonObject
 from clustercert.model.choices import RevocationReason
@@ -54,7 +61,7 @@ async def show(visit: Visit) -> Response:
     report = await visit.api.get(
         api_path(visit, "access"), **given, limit=_USERS, cursor=visit.query.get("cursor")
     )
-    values |= _shown(visit, report, given)
+    values |= _shown(visit, report, given) | {"commands": _commands(cluster)}
     return visit.render("access.html", **values)
 
 
@@ -76,6 +83,17 @@ def _shown(visit: Visit, report: Any, given: Mapping[str, str]) -> JsonObject:
         "masters": _group(report, MASTERS),
         "first": first if "cursor" in visit.query else None,
         "following": following if report["next"] is not None else None,
+    }
+
+
+def _commands(cluster: Mapping[str, Any]) -> dict[str, str]:
+    """Return the commands about a cluster that the page shows."""
+    name = command_name(cluster)
+    return {
+        "setup": shlex.join(["clustercert", "kubernetes", "setup", name, "--out", "control-plane"]),
+        "verify": shlex.join(["clustercert", "kubernetes", "verify", name]),
+        "merge": shlex.join(["clustercert", "kubeconfig", "merge", name]),
+        "access": shlex.join(["clustercert", "certificate", "access", "--cluster", name]),
     }
 
 

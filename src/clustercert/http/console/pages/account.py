@@ -9,6 +9,7 @@ from typing import Any
 from starlette.responses import Response
 
 from clustercert.http.console.api import path
+from clustercert.http.console.cluster_address import place_of
 from clustercert.http.console.rendering import absolute
 from clustercert.http.console.visits import LOGIN, PREFIX, Pages, Visit, end_session_cookie, with_query
 from clustercert.model.choices import RevocationReason
@@ -49,6 +50,7 @@ async def account(visit: Visit) -> Response:
     return visit.render(
         "account.html",
         certificates=certificates["certificates"],
+        place=place_of,
         shows_all=shows_all,
         cluster=visit.query.get("cluster"),
         first=_address(query) if cursor is not None else None,
@@ -62,7 +64,9 @@ async def account(visit: Visit) -> Response:
 @pages.get("/account/certificates/{fingerprint}/revoke")
 async def confirm_revocation(visit: Visit) -> Response:
     certificate = await visit.api.get(path("certificates", visit.part("fingerprint")))
-    return visit.render("account_revoke.html", certificate=certificate, reasons=REASONS)
+    return visit.render(
+        "account_revoke.html", certificate=certificate, place=place_of(certificate), reasons=REASONS
+    )
 
 
 @pages.post("/account/certificates/{fingerprint}/revoke")

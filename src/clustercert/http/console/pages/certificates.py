@@ -10,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from clustercert.http.certificates import NEXT
 from clustercert.http.console.api import Answer, path
-from clustercert.http.console.cluster_address import cluster_page
+from clustercert.http.console.cluster_address import cluster_page, place_of
 from clustercert.http.console.named_objects import cluster_named, project_named, user_named
 from clustercert.http.console.visits import PREFIX, Pages, Visit, raise_fault, sees_others, with_query
 from clustercert.http.context import context_of
@@ -86,7 +86,7 @@ async def list_certificates(visit: Visit) -> Response:
         page_of=lambda each: certificate_page(each["fingerprint"]),
         cluster_of=lambda each: cluster_page(each["project_id"], each["cluster_id"]),
         person=_person,
-        place=_place,
+        place=place_of,
         is_complete=following is None and "cursor" not in visit.query,
         next=with_query(CERTIFICATES, {**chosen, "cursor": following}) if following is not None else None,
         exports=[
@@ -242,16 +242,6 @@ def _person(certificate: Any) -> str:
     )
 
 
-def _place(certificate: Any) -> str:
-    """Return DOMAIN/PROJECT/CLUSTER, with ids for what was removed."""
-    parts = (
-        certificate["project_domain"],
-        certificate["project_name"] or certificate["project_id"],
-        certificate["cluster_name"] or certificate["cluster_id"],
-    )
-    return "/".join(each for each in parts if each)
-
-
 # How a revocation is named in a sentence, by what it covers.
 _COVERS: Mapping[str, str] = {
     "certificate": "this certificate",
@@ -271,7 +261,7 @@ async def show(visit: Visit) -> Response:
         "certificate.html",
         certificate=found,
         person=_person(found),
-        place=_place(found),
+        place=place_of(found),
         cluster=place if found["cluster_name"] is not None else None,
         facts=_whole_facts(found),
         end=_end(found),
@@ -363,7 +353,7 @@ async def _confirmation(visit: Visit, failure: ClustercertError | None = None) -
         certificate=found,
         home=certificate_page(found["fingerprint"]),
         person=_person(found),
-        place=_place(found),
+        place=place_of(found),
         revocation=revocation,
         covers=_COVERS[revocation["covers"]],
         effect=_undone(revocation),

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from clustercert.http.cce.clustercert import to_yaml
 from clustercert.http.console.api import path
+from clustercert.http.console.cluster_address import command_name
 from clustercert.http.console.visits import PREFIX, Pages, Visit, raise_fault, with_query
 from clustercert.http.responses import NO_STORE
 from clustercert.model import JsonObject, parse_rfc3339
@@ -64,9 +65,17 @@ class KubectlSetup:
             command += ["--user", qualified_name(user.name, user.domain.name)]
         return cls(shlex.join(command), (), renews=True)
 
-    def merge(self, cluster: str) -> str:
+    def merge(self, cluster: Mapping[str, Any]) -> str:
         """Return the command that adds a cluster to the kubeconfig."""
-        return shlex.join(["clustercert", "kubeconfig", "merge", cluster, *self.options])
+        return self._merge(command_name(cluster))
+
+    @property
+    def merge_all(self) -> str:
+        """The command that adds all clusters to the kubeconfig."""
+        return self._merge("--all")
+
+    def _merge(self, clusters: str) -> str:
+        return shlex.join(["clustercert", "kubeconfig", "merge", clusters, *self.options])
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +98,6 @@ class Reach:
         if self.cluster["longest_lifetime_seconds"] is not None:
             return "now"
         return "ask" if self.cluster["requestable_groups"] else "none"
-
-    @property
-    def full_name(self) -> str:
-        """The cluster's name as DOMAIN/PROJECT/CLUSTER; the id if this form is ambiguous."""
-        parts = [str(self.cluster[part]) for part in ("domain", "project", "name")]
-        is_plain = not any("/" in part for part in parts) and not parts[0].startswith("-")
-        return "/".join(parts) if is_plain else str(self.cluster["id"])
 
 
 @pages.get("/clusters")

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from clustercert.http.console.api import path
+from clustercert.http.console.cluster_address import command_name
 from clustercert.http.console.visits import PREFIX, Pages, Visit, login_address, raise_fault
 from clustercert.model import JsonObject, utc_now
 from clustercert.model.errors import ClustercertError, NotFound
@@ -288,9 +289,11 @@ async def _certificates(visit: Visit, request: Any, *, is_own: bool) -> list[Any
 
 def _commands(request: Any) -> dict[str, str]:
     """Return the commands with which the user of a request uses the access."""
-    project, cluster = request["project"], request["cluster"]["name"]
+    project, cluster = request["project"], request["cluster"]
     place = (
-        f"{project['domain']}/{project['name']}/{cluster}" if project["name"] else request["cluster"]["id"]
+        command_name({**cluster, "domain": project["domain"], "project": project["name"]})
+        if project["name"]
+        else cluster["id"]
     )
     groups = [part for each in request["groups"] for part in ("--group", each)]
     length = lifetime_option(timedelta(seconds=request["duration"]))

@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from clustercert.http.console.cluster_address import CLUSTER, api_path, own_page
+from clustercert.http.console.cluster_address import CLUSTER, api_path, cluster_in_path, own_page
 from clustercert.http.console.visits import Pages, Visit, raise_fault
 from clustercert.model import JsonObject, parse_rfc3339, utc_now
 from clustercert.model.errors import ClustercertError, Conflict, NotFound
@@ -42,6 +42,7 @@ async def show(visit: Visit) -> Response:
         live=True,
         home=_address(visit),
         cluster=cluster,
+        place=await cluster_in_path(visit),
         rotation=rotation,
         states=[(state, _MEANINGS[state]) for state in _STATES],
         reached=_STATES.index(rotation["state"]) if rotation and rotation["state"] in _STATES else None,
@@ -146,6 +147,7 @@ async def _confirmation(
         home=_address(visit),
         action=action,
         cluster=cluster,
+        place=await cluster_in_path(visit),
         rotation=rotation,
         planned=planned,
         obstacle=obstacle,
