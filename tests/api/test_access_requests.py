@@ -33,7 +33,7 @@ def test_two_approvers_give_access_that_starts_with_the_first_certificate(reques
     assert request["cluster"] == {"id": requests.world.clusters["plain"].id, "name": "plain"}
     project = requests.world.project
     assert request["project"] == {"id": project.id, "name": project.name, "domain": "tests"}
-    assert "one whose role is admin; one whose role is inspector" in request["next"]
+    assert "one with the role admin; one with the role inspector" in request["next"]
     assert request["may"] == ["end"]
     refused = requests.issue("member", request["id"])
     assert (refused.status_code, "waits for approvals" in refused.json()["message"]) == (409, True)
@@ -42,7 +42,7 @@ def test_two_approvers_give_access_that_starts_with_the_first_certificate(reques
     half = requests.done("inspector", request["id"], "approve")
     assert (half["state"], half["may"]) == ("pending", ["deny", "end"])
     assert [each["approved_by"] for each in half["conditions"]] == [None, "tests/inspector"]
-    assert "somebody else whose role is admin" in half["next"]
+    assert "somebody else with the role admin" in half["next"]
     approved = requests.done("admin", request["id"], "approve", reason="go ahead")
     assert (approved["state"], approved["started_at"], approved["ends_at"]) == ("approved", None, None)
     assert [each["reason"] for each in approved["decisions"]][-1] == "go ahead"

@@ -74,7 +74,7 @@ def test_access_is_asked_for_approved_used_and_ended(requests: RequestClient, pe
 
     for approver in ("inspector", "admin"):
         page = page_text(people[approver].get(address).text)
-        assert "missing one person whose role is admin" in page
+        assert "missing one person with the role admin" in page
         decided = people[approver].post(f"{address}/approve", None, reason="go ahead", part="access")
         assert decided.status_code == 303
         assert f"approved the request of {asked['user']['name']}" in decided.headers["set-cookie"].replace(
@@ -147,7 +147,7 @@ def test_the_form_shows_what_the_policy_offers(requests: RequestClient, people: 
     assert "foreign" not in chosen.text
     page = people["member"].get(f"{HOME}/new?cluster=plain").text
     shown = page_text(page)
-    assert "one person whose role is admin one person whose role is inspector" in shown
+    assert "one person with the role admin one person with the role inspector" in shown
     assert re.findall(r'<option value="(\d+)"', page) == ["900", "1800", "3600", "7200", "14400"]
     assert "This access works before anybody approves it." not in shown
     before = page_text(people["reader"].get(f"{HOME}/new?cluster=plain").text)
@@ -178,6 +178,30 @@ def test_an_approval_needs_a_login_of_the_last_minutes(requests: RequestClient, 
     assert [each["approved_by"] for each in shown["conditions"]] == [None, None]
     # A denial only takes access away.
     assert admin.post(f"{address}/deny", None, reason="no", part="access").status_code == 303
+
+
+def test_who_can_only_deny_reads_who_can_approve(requests: RequestClient, people: People) -> None:
+    address = ask(people["member"], requests)
+    why = "Only one person with the role admin and one person with the role inspector can approve."
+    page = page_text(people["operator"].get(address).text)
+    assert f"Deny the request {why}" in page
+    people["admin"].post(f"{address}/approve", None, reason="go ahead", part="access")
+    page = page_text(people["admin"].get(address).text)
+    assert "You approved already. Only one person with the role inspector can approve." in page
+    page = page_text(people["inspector"].get(address).text)
+    assert ("Decide about the request" in page, "Only one person" in page) == (True, False)
+
+
+def test_the_navigation_has_the_number_of_requests_that_the_visitor_may_approve(
+    requests: RequestClient, people: People
+) -> None:
+    for cluster in ("plain", "eip"):
+        requests.created("member", cluster=cluster)
+    shown = {
+        who: page_text(people[who].get("/console/clusters").text) for who in ("admin", "operator", "member")
+    }
+    assert "Requests 2 wait for you" in shown["admin"]
+    assert "wait for you" not in shown["operator"] + shown["member"]
 
 
 def test_who_may_not_decide_reads_the_answer_of_the_api(requests: RequestClient, people: People) -> None:

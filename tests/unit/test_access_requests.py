@@ -68,14 +68,14 @@ def decision(
 def test_who_is_missing_depends_not_on_the_condition_for_which_an_approver_counts() -> None:
     conditions = ("role is admin", "role is lead")
     both = replace(new(conditions), decisions=(decision("anna", frozenset(conditions)),))
-    assert "for the approval of somebody else whose role is admin or whose role is lead." in next_step(both)
+    assert "for the approval of somebody else with the role admin or with the role lead." in next_step(both)
     one = replace(new(conditions), decisions=(decision("anna", frozenset({"role is lead"})),))
-    assert "for the approval of somebody else whose role is admin." in next_step(one)
+    assert "for the approval of somebody else with the role admin." in next_step(one)
 
 
 def test_each_missing_approver_is_named_with_a_condition() -> None:
     assert next_step(new(("role is admin", "group is leads"))) == (
-        "The request waits for the approvals of 2 other people: one whose role is admin; one whose group is leads."
+        "The request waits for the approvals of 2 other people: one with the role admin; one in the group leads."
         " Without approval, it expires."
     )
 
@@ -300,7 +300,7 @@ def test_a_decision_about_the_other_part_is_refused() -> None:
 EARLY = {"before_approval": True, "duration": HOUR, "approve_by": NOW + 2 * HOUR}
 GIVEN = decision("anna", frozenset(CONDITIONS[:1]))
 REFUSAL = replace(GIVEN, approves=False)
-MISSING = "the approval of somebody else whose role is admin"
+MISSING = "the approval of somebody else with the role admin"
 
 
 def asked(**changes: Any) -> AccessRequest:

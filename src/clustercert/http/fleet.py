@@ -43,7 +43,7 @@ class OpenRequestsBody(BaseModel):
     approved: int
     active: int
     to_decide: int = Field(
-        description=f"How many of the newest {MAX_COUNTED} open requests the caller may approve or deny now, in all"
+        description=f"How many of the newest {MAX_COUNTED} open requests the caller may approve now, in all"
         " projects of the caller."
     )
 

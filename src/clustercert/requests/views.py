@@ -1,5 +1,6 @@
 """Access requests as one caller sees them: what the caller may do, and what happens next."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -11,6 +12,9 @@ from clustercert.model.rights import operates
 from clustercert.policy.lifetime import lifetime_text
 
 Step = Literal["approve", "deny", "extend", "end"]
+# The parts of a condition for approvers; see `Approval.clause`.
+_CONDITION = re.compile(r"(^| and )(role|group) is ")
+_APPROVERS = {"role": "with the role", "group": "in the group"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,11 @@ def _next_of_active(request: AccessRequest) -> str:
     return "The access is in use."
 
 
+def approver_words(condition: str) -> str:
+    """Return a condition for approvers in words: `with the role admin`, or `in the group leads`."""
+    return _CONDITION.sub(lambda found: f"{found[1]}{_APPROVERS[found[2]]} ", condition)
+
+
 def _missing(request: AccessRequest) -> str:
     """Return which approvals a request waits for."""
     part = request.open_part or "access"
@@ -155,9 +164,9 @@ def _missing(request: AccessRequest) -> str:
         # An approver who met several conditions counts for any of them.
         met = [each.met for each in request.approvals(part)]
         enough = [each for each in request.conditions if all_assigned(request.conditions, [*met, {each}])]
-        return f"the approval of somebody else whose {' or whose '.join(dict.fromkeys(enough))}"
+        return f"the approval of somebody else {' or '.join(map(approver_words, dict.fromkeys(enough)))}"
     return f"the approvals of {len(missing)} other people: " + "; ".join(
-        f"one whose {condition}" for condition in missing
+        f"one {approver_words(condition)}" for condition in missing
     )
 
 

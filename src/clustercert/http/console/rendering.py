@@ -14,6 +14,7 @@ from starlette.responses import Response
 from clustercert.http.responses import NO_STORE
 from clustercert.model import parse_rfc3339, utc_now
 from clustercert.policy.lifetime import lifetime_text
+from clustercert.requests.views import approver_words
 
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
@@ -116,6 +117,7 @@ def _environment() -> Environment:
         "duration": duration,
         "grouped": grouped,
         "lifetime": lifetime,
+        "approver": approver_words,
     }
     environment.globals["static"] = static_address
     return environment

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import quote, unquote, urlencode, urlsplit
@@ -13,7 +13,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from clustercert.http.console import forms, rendering
-from clustercert.http.console.api import Api
+from clustercert.http.console.api import Api, path
 from clustercert.http.context import context_of, log_caller
 from clustercert.http.dependencies import Services, base_url
 from clustercert.http.responses import NO_STORE, error, error_headers, error_message, prefers
@@ -36,6 +36,8 @@ NOTICE_COOKIE = "__Host-clustercert-notice"
 MAX_NEXT = 1024
 MAX_DIGITS = 9
 _MAX_NOTICE = 1000
+# Of so many of the newest undecided requests, the navigation counts those that wait for the visitor.
+_MAX_WAITING = 100
 
 Handler = Callable[["Visit"], Awaitable[Response]]
 # Returns the page to go back to after a new login, or None if this visitor needs no new login for the action.
@@ -82,12 +84,14 @@ class Visit:
     Attributes:
         visitor: None on pages that need no login.
         form: the fields of a POST request; empty for GET.
+        waiting: how many access requests wait for the visitor's decision, as text; empty for none.
     """
 
     request: Request
     services: Services
     visitor: Visitor | None
     form: Mapping[str, str]
+    waiting: str = ""
 
     @property
     def me(self) -> Visitor:
@@ -172,6 +176,7 @@ class Visit:
         return {
             "visitor": visitor,
             "navigation": entries,
+            "waiting": self.waiting,
             "path": self.request.url.path,
             "address": self.address,
             "form_token": forms.csrf_token(visitor.cookie) if visitor is not None else "",
@@ -303,12 +308,21 @@ async def _handle(
     if request.method == "POST":
         fields = await _checked_form(request, services, visitor, limit)
     visit = Visit(request, services, visitor, fields)
+    if not public and wants_page(request) and not _is_update(request):
+        visit = replace(visit, waiting=await _waiting(visit))
     if fresh is not None and not visit.me.session.has_recent_login(utc_now()) and (page := fresh(visit)):
         return visit.redirect(
             login_address(page, again=True),
             "This needs a login of the last five minutes. Log in again, then repeat the action.",
         )
     return await handler(visit)
+
+
+async def _waiting(visit: Visit) -> str:
+    """Return how many open access requests wait for the visitor's decision, as text; empty for none."""
+    found = await visit.api.get(path("access-requests"), to_decide="true", state="open", limit=_MAX_WAITING)
+    number = len(found["access_requests"])
+    return f"{number}{'+' if found['next'] is not None else ''}" if number else ""
 
 
 def answer_as_console(scope: Scope) -> None:

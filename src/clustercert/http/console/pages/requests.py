@@ -17,6 +17,7 @@ from clustercert.model import JsonObject, utc_now
 from clustercert.model.errors import ClustercertError, NotFound
 from clustercert.model.rights import reads_project
 from clustercert.policy.lifetime import MIN_LIFETIME, lifetime_option, lifetime_text
+from clustercert.requests.views import approver_words
 
 pages = Pages()
 
@@ -250,9 +251,24 @@ async def _request_page(visit: Visit, failure: ClustercertError | None = None) -
         certificates=await _certificates(visit, request, is_own=is_own),
         commands=_commands(request) if is_own and request["due_at"] is not None else None,
         times=await _extension_times(visit, request) if "extend" in request["may"] else [],
+        only_deny=_why_only_deny(visit, request),
         typed=visit.form,
         login=None if is_fresh else login_address(address, again=True),
     )
+
+
+def _why_only_deny(visit: Visit, request: Any) -> str | None:
+    """Return why the visitor can deny, but not approve, what waits for a decision; None if there is no such reason."""
+    if "deny" not in request["may"] or "approve" in request["may"]:
+        return None
+    missing = [approver_words(each["condition"]) for each in request["conditions"] if not each["approved_by"]]
+    others = f"Only one person {' and one person '.join(missing)} can approve."
+    part = "access" if request["approved_at"] is None else "extension"
+    has_approved = any(
+        (each["by"], each["part"], each["approves"]) == (visit.me.caller.user.id, part, True)
+        for each in request["decisions"]
+    )
+    return f"You approved already. {others}" if has_approved else others
 
 
 def _steps(request: Any) -> Iterator[_Step]:
