@@ -227,6 +227,32 @@ def test_certificates_of_others_are_revoked_only_after_a_recent_login(site: Site
     assert site.revocations() == []
 
 
+def test_the_login_is_asked_for_before_the_form_and_keeps_what_was_typed(site: Site) -> None:
+    admin, page = site.browser("admin"), f"{site.page}/users/{site.id_of('member')}/revoke"
+    make_logins_old(site.world, "admin")
+    asked = admin.get(page)
+    assert (asked.status_code, asked.headers["location"]) == (303, login_address(page, again=True))
+    admin.post(page, None, reason="keyCompromise", note="stolen <laptop>")
+    assert admin.log_in(site.world.people["admin"], again="1", next=page).headers["location"] == page
+    shown = admin.get(page).text
+    assert '<option value="keyCompromise" selected>' in shown
+    assert 'value="stolen &lt;laptop&gt;"' in shown
+    # Only once.
+    assert "laptop" not in admin.get(page).text
+    assert site.revocations() == []
+
+
+@pytest.mark.parametrize("who", ["auditor", "member"])
+def test_who_may_not_revoke_needs_no_new_login_to_read_so(site: Site, who: str) -> None:
+    visitor = site.browser(who)
+    make_logins_old(site.world, who)
+    answer = visitor.get(f"{site.page}/certificates/{site.name(0)}/revoke")
+    assert (answer.status_code, '<form method="post" action="/console/projects' in answer.text) == (
+        200,
+        who == "member",
+    )
+
+
 def test_own_certificates_are_revoked_with_an_old_login(site: Site) -> None:
     member = site.browser("member")
     make_logins_old(site.world, "member")

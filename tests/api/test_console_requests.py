@@ -7,6 +7,9 @@ from html import unescape
 
 import pytest
 
+from clustercert.http.console.typed_fields import COOKIE as TYPED_COOKIE
+from clustercert.http.console.typed_fields import OWNER_FIELD
+from clustercert.http.console.visits import SESSION_COOKIE
 from clustercert.model import utc_now
 from clustercert.model.ids import new_cluster_id
 from support.access_requests import access_request, store_request
@@ -202,6 +205,34 @@ def test_the_navigation_has_the_number_of_requests_that_the_visitor_may_approve(
     }
     assert "Requests 2 wait for you" in shown["admin"]
     assert "wait for you" not in shown["operator"] + shown["member"]
+
+
+def test_what_was_typed_survives_the_end_of_the_session(
+    requests: RequestClient, people: People, site: Service
+) -> None:
+    member, other = people["member"], people["reader"]
+    page = f"{HOME}/new?cluster={requests.world.clusters['plain'].id}"
+    sent = {"Referer": f"{site.client.base_url}".rstrip("/") + page}
+    fields = form_for(requests) | {
+        "group-0": "debuggers",
+        OWNER_FIELD: requests.world.people["member"].user.id,
+    }
+    member.cookies[SESSION_COOKIE] = "0" * 64
+    ended = member.post(f"{HOME}/new", sent, **fields)
+    assert (ended.status_code, "You are not logged in any more" in ended.text) == (401, True)
+    # The form of another site is not kept.
+    assert (
+        "set-cookie"
+        not in member.post(f"{HOME}/new", sent | {"Sec-Fetch-Site": "cross-site"}, **fields).headers
+    )
+    kept = member.cookies[TYPED_COOKIE]
+    other.cookies[TYPED_COOKIE] = kept
+    assert TYPED["reason"] not in unescape(other.get(page).text)
+    assert member.log_in(requests.world.people["member"], next=page).status_code == 303
+    shown = unescape(member.get(page).text)
+    assert f">{TYPED['reason']}</textarea>" in shown
+    assert 'value="debuggers" checked' in shown
+    assert requests.listed("member", state="open") == []
 
 
 def test_who_may_not_decide_reads_the_answer_of_the_api(requests: RequestClient, people: People) -> None:

@@ -141,4 +141,7 @@ def test_a_change_needs_a_login_of_the_last_minutes(new: NewRotation) -> None:
     for action in ("start", "complete", "abort"):
         answer = operator.post(f"{page}/{action}")
         assert answer.headers["location"] == login_address(f"{page}/{action}", again=True)
+        # The login is asked for before the form is shown.
+        answer = operator.get(f"{page}/{action}")
+        assert answer.headers["location"] == login_address(f"{page}/{action}", again=True)
     assert rotation.send("GET", "/client-ca-rotation").status_code == 404

@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from clustercert.http.console import forms, rendering
+from clustercert.http.console import forms, rendering, typed_fields
 from clustercert.http.console.api import Api, path
 from clustercert.http.context import context_of, log_caller
 from clustercert.http.dependencies import Services, base_url
@@ -83,7 +83,7 @@ class Visit:
 
     Attributes:
         visitor: None on pages that need no login.
-        form: the fields of a POST request; empty for GET.
+        form: the fields of a POST request; for GET, what the visitor typed on this page before a login.
         waiting: how many access requests wait for the visitor's decision, as text; empty for none.
     """
 
@@ -133,6 +133,11 @@ class Visit:
         return _address(self.request)
 
     @property
+    def address_for_operators(self) -> str | None:
+        """Path and query of this page for an operator, else None: nobody else needs a new login for its form."""
+        return self.address if self.is_operator else None
+
+    @property
     def service_url(self) -> str:
         """The URL of this service without a final slash."""
         return base_url(self.request)
@@ -164,6 +169,8 @@ class Visit:
         )
         if notice:
             delete_cookie(response, NOTICE_COOKIE)
+        if self.form and self.request.method == "GET":
+            delete_cookie(response, typed_fields.COOKIE)
         return response
 
     def _shared(self, nonce: str | None, notice: str) -> dict[str, Any]:
@@ -179,6 +186,7 @@ class Visit:
             "waiting": self.waiting,
             "path": self.request.url.path,
             "address": self.address,
+            "owner_field": typed_fields.OWNER_FIELD,
             "form_token": forms.csrf_token(visitor.cookie) if visitor is not None else "",
             "notice": notice,
             "nonce": nonce,
@@ -213,8 +221,9 @@ def delete_cookie(response: Response, name: str) -> None:
 
 
 def end_session_cookie(response: Response) -> None:
-    """Make the browser forget the session."""
+    """Make the browser forget the session, and what was typed in it."""
     delete_cookie(response, SESSION_COOKIE)
+    delete_cookie(response, typed_fields.COOKIE)
 
 
 def safe_next(text: str) -> str:
@@ -257,20 +266,35 @@ class Pages:
     def __init__(self) -> None:
         self.routes: list[PageRoute] = []
 
-    def get(self, path: str, *, public: bool = False) -> Callable[[Handler], Handler]:
-        """Register a page below `/console`. `public`: the page needs no login."""
-        return self._register(path, "GET", public=public, fresh=None)
+    def get(
+        self, path: str, *, public: bool = False, fresh: PageOfAction | None = None
+    ) -> Callable[[Handler], Handler]:
+        """Register a page below `/console`.
+
+        Args:
+            public: the page needs no login.
+            fresh: for pages with a form that needs a login of the last five minutes.
+        """
+        return self._register(path, "GET", public=public, fresh=fresh)
 
     def post(
-        self, path: str, *, fresh: PageOfAction | None = None, limit: int = forms.MAX_FORM
+        self,
+        path: str,
+        *,
+        fresh: PageOfAction | None = None,
+        limit: int = forms.MAX_FORM,
+        keep: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Register what a form does.
 
         Args:
             fresh: for actions that need a login of the last five minutes.
             limit: the maximum size of the form in bytes.
+            keep: whether to keep what was typed if the session has ended. Not for passwords. With `fresh`, what was
+                typed is always kept.
         """
-        return self._register(path, "POST", public=False, fresh=fresh, limit=limit)
+        keep = keep or fresh is not None
+        return self._register(path, "POST", public=False, fresh=fresh, limit=limit, keep=keep)
 
     def post_public(self, path: str) -> Callable[[Handler], Handler]:
         """Register a form that needs no login. The form must come from a page of this service."""
@@ -284,10 +308,11 @@ class Pages:
         public: bool,
         fresh: PageOfAction | None,
         limit: int = forms.MAX_FORM,
+        keep: bool = False,
     ) -> Callable[[Handler], Handler]:
         def register(handler: Handler) -> Handler:
             async def endpoint(request: Request) -> Response:
-                return await _handle(request, handler, public=public, fresh=fresh, limit=limit)
+                return await _handle(request, handler, public=public, fresh=fresh, limit=limit, keep=keep)
 
             self.routes.append(PageRoute(PREFIX + path, endpoint, methods=[method], include_in_schema=False))
             return handler
@@ -296,26 +321,56 @@ class Pages:
 
 
 async def _handle(
-    request: Request, handler: Handler, *, public: bool, fresh: PageOfAction | None, limit: int
+    request: Request, handler: Handler, *, public: bool, fresh: PageOfAction | None, limit: int, keep: bool
 ) -> Response:
     services = cast("Services", request.app.state.services)
     visitor = await _visitor(request, services, public=public)
     if visitor is None and not public:
         if request.method == "POST":
+            if keep:
+                await _keep_form(request, services, limit)
             raise _SessionEnded
         return Visit(request, services, None, {}).redirect(login_address(_address(request)))
     fields: Mapping[str, str] = {}
     if request.method == "POST":
         fields = await _checked_form(request, services, visitor, limit)
+    elif visitor is not None and not _is_update(request):
+        cookie = request.cookies.get(typed_fields.COOKIE, "")
+        fields = typed_fields.restored(cookie, _address(request), visitor.caller.user.id)
     visit = Visit(request, services, visitor, fields)
     if not public and wants_page(request) and not _is_update(request):
         visit = replace(visit, waiting=await _waiting(visit))
     if fresh is not None and not visit.me.session.has_recent_login(utc_now()) and (page := fresh(visit)):
-        return visit.redirect(
-            login_address(page, again=True),
-            "This needs a login of the last five minutes. Log in again, then repeat the action.",
+        login = login_address(page, again=True)
+        if request.method == "GET":
+            return visit.redirect(login, "This page needs a login of the last five minutes. Log in again.")
+        response = visit.redirect(
+            login, "This needs a login of the last five minutes. Log in again, then send the form again."
         )
+        _keep(response, page, {**fields, typed_fields.OWNER_FIELD: visit.me.caller.user.id})
+        return response
     return await handler(visit)
+
+
+async def _keep_form(request: Request, services: Services, limit: int) -> None:
+    """Let the page for the ended session keep what was typed, unless the form is malformed or of another site."""
+    try:
+        forms.require_own_page(request, services.options.urls)
+        fields = await forms.received_form(request, services, limit)
+    except ClustercertError:
+        return
+
+    def page(failure: ClustercertError) -> Response:
+        response = error_page(request, failure)
+        _keep(response, _page_of_form(request), fields)
+        return response
+
+    Visit(request, services, None, {}).show_on_failure(page)
+
+
+def _keep(response: Response, page: str, fields: Mapping[str, str]) -> None:
+    if (cookie := typed_fields.kept(page, fields)) is not None:
+        set_cookie(response, typed_fields.COOKIE, cookie, typed_fields.SECONDS)
 
 
 async def _waiting(visit: Visit) -> str:

@@ -221,7 +221,7 @@ def _to_repeat(visit: Visit) -> str | None:
     return visit.address if administers(visit.me.caller, visit.part("project_id")) else None
 
 
-@pages.get(f"{CLUSTER}/certificates/{{certificate}}/revoke")
+@pages.get(f"{CLUSTER}/certificates/{{certificate}}/revoke", fresh=_to_repeat)
 async def ask_to_revoke_one(visit: Visit) -> Response:
     return await _confirmation(visit, await _one(visit))
 
@@ -231,7 +231,7 @@ async def revoke_one(visit: Visit) -> Response:
     return await _revoke(visit, await _one(visit))
 
 
-@pages.get(f"{CLUSTER}/users/{{user_id}}/revoke")
+@pages.get(f"{CLUSTER}/users/{{user_id}}/revoke", fresh=_to_repeat)
 async def ask_to_revoke_person(visit: Visit) -> Response:
     return await _confirmation(visit, await _person(visit))
 
@@ -241,12 +241,12 @@ async def revoke_person(visit: Visit) -> Response:
     return await _revoke(visit, await _person(visit))
 
 
-@pages.get(f"{CLUSTER}/revoke")
+@pages.get(f"{CLUSTER}/revoke", fresh=_to_repeat)
 async def ask_to_revoke_all(visit: Visit) -> Response:
     return await _confirmation(visit, await _everybody(visit))
 
 
-@pages.post(f"{CLUSTER}/revoke", fresh=lambda visit: visit.address)
+@pages.post(f"{CLUSTER}/revoke", fresh=_to_repeat)
 async def revoke_all(visit: Visit) -> Response:
     target, cluster = await _everybody(visit), await cluster_in_path(visit)
     if visit.value("cluster") != cluster["name"]:

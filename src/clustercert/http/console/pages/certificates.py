@@ -319,7 +319,7 @@ def _events(visit: Visit, certificate: Any) -> str | None:
     return None
 
 
-@pages.get("/certificates/{certificate}/undo/{revocation}")
+@pages.get("/certificates/{certificate}/undo/{revocation}", fresh=lambda visit: visit.address_for_operators)
 async def ask_to_undo(visit: Visit) -> Response:
     return await _confirmation(visit)
 

@@ -152,7 +152,7 @@ async def ask_for_service_key(visit: Visit) -> Response:
     return await _service_key_page(visit, await _cluster(visit))
 
 
-@pages.post("/clusters/{cluster_id}/service-key")
+@pages.post("/clusters/{cluster_id}/service-key", keep=True)
 async def download_service_key(visit: Visit) -> Response:
     """Issue a certificate whose key the service generates, and download both as a kubeconfig."""
     cluster = await _cluster(visit)

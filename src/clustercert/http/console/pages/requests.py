@@ -110,7 +110,8 @@ async def _clusters_named(visit: Visit, name: str) -> list[Any]:
 @pages.get("/requests/new")
 async def new(visit: Visit) -> Response:
     """Let the visitor choose a cluster, then an offer; show the form for the offer."""
-    return await _form(visit, visit.query.get("cluster", "").strip(), visit.query.get("rule"), visit.query)
+    given = visit.form or visit.query
+    return await _form(visit, given.get("cluster", "").strip(), given.get("rule"), given)
 
 
 async def _form(
@@ -182,7 +183,7 @@ def _times(offer: Any) -> list[tuple[int, str]]:
 
 
 # At most 64 groups of 255 characters, with escapes.
-@pages.post("/requests/new", limit=64 * 1024)
+@pages.post("/requests/new", limit=64 * 1024, keep=True)
 async def create(visit: Visit) -> Response:
     cluster_id, rule = visit.value("cluster"), visit.value("rule")
     body: JsonObject = {
@@ -341,7 +342,7 @@ async def approve(visit: Visit) -> Response:
     return await _step(visit, "approve", _decision(visit), "You approved")
 
 
-@pages.post("/requests/{request_id}/deny")
+@pages.post("/requests/{request_id}/deny", keep=True)
 async def deny(visit: Visit) -> Response:
     return await _step(visit, "deny", _decision(visit), "You denied")
 
@@ -350,13 +351,13 @@ def _decision(visit: Visit) -> JsonObject:
     return {"reason": visit.value("reason"), "part": visit.value("part") or None}
 
 
-@pages.post("/requests/{request_id}/extend")
+@pages.post("/requests/{request_id}/extend", keep=True)
 async def extend(visit: Visit) -> Response:
     body: JsonObject = {"duration": _seconds(visit), "reason": visit.value("reason")}
     return await _step(visit, "extend", body, "You asked for more time for")
 
 
-@pages.post("/requests/{request_id}/end")
+@pages.post("/requests/{request_id}/end", keep=True)
 async def end(visit: Visit) -> Response:
     return await _step(visit, "end", {"reason": visit.value("reason") or None}, "You ended")
 

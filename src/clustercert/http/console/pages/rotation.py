@@ -79,7 +79,7 @@ def _counts(rotation: Any) -> dict[str, int]:
     }
 
 
-@pages.get(f"{_ROTATION}/start")
+@pages.get(f"{_ROTATION}/start", fresh=lambda visit: visit.address_for_operators)
 async def ask_to_start(visit: Visit) -> Response:
     return await _confirmation(visit, "start", {})
 
@@ -94,7 +94,7 @@ async def start(visit: Visit) -> Response:
     return await _done(visit, "start", body, "The rotation was started.")
 
 
-@pages.get(f"{_ROTATION}/complete")
+@pages.get(f"{_ROTATION}/complete", fresh=lambda visit: visit.address_for_operators)
 async def ask_to_complete(visit: Visit) -> Response:
     return await _confirmation(visit, "complete", {})
 
@@ -110,7 +110,7 @@ async def complete(visit: Visit) -> Response:
     return await _done(visit, "complete", body, done)
 
 
-@pages.get(f"{_ROTATION}/abort")
+@pages.get(f"{_ROTATION}/abort", fresh=lambda visit: visit.address_for_operators)
 async def ask_to_abort(visit: Visit) -> Response:
     return await _confirmation(visit, "abort", None)
 
