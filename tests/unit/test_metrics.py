@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from prometheus_client import Counter
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -37,3 +38,11 @@ def test_no_documentation_names_a_metric_that_there_is_not() -> None:
         for name in re.findall(r"`(clustercert_\w+)", page.read_text(encoding="utf-8"))
     }
     assert named <= registered
+
+
+def test_a_file_that_a_starting_worker_has_not_filled_yet_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    (tmp_path / "counter_1.db").touch()
+    assert b"process_resident_memory_bytes" in metrics.exposition()

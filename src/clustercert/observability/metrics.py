@@ -413,6 +413,26 @@ def worker_replaced(pid: int) -> None:
     multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call] # untyped upstream
 
 
+class _Workers(Collector):
+    """The sums of what all workers counted."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Read the files of all workers, except those that a starting worker has created and not filled yet."""
+        # MultiProcessCollector fails at an empty file.
+        files = [
+            str(each) for each in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db") if _size(each)
+        ]
+        merged: Iterable[Metric] = multiprocess.MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call] # untyped upstream
+        return merged
+
+
+def _size(path: Path) -> int:
+    # `worker_replaced` deletes files.
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
 class _Processes(Collector):
     """Memory, processor time, start and open files of the supervisor and its workers, with the label `pid`."""
 
@@ -442,6 +462,6 @@ def exposition() -> bytes:
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest()
     registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # untyped upstream
+    registry.register(_Workers())
     registry.register(_Processes())
     return generate_latest(registry)
