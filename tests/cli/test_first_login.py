@@ -84,8 +84,8 @@ def test_a_ca_file_that_does_not_fit_is_refused_with_openssls_reason(
         file = tmp_path / "other.pem"
         file.write_text(Authority("other").certificate_pem.decode())
         expected = (
-            f"The CA file {file} does not fit the certificate of {url} (unable to get local issuer certificate). Name "
-            "the CA that signed the certificate."
+            f"The CA file {file} does not verify the certificate of {url} (unable to get local issuer certificate). "
+            "Name the CA that signed the certificate."
         )
     else:
         url = url.replace("127.0.0.1", "localhost")

@@ -72,8 +72,8 @@ def test_a_job_of_the_wrong_branch_reads_which_claim_does_not_match(
     assert (done.code, done.out) == (4, "")
     said = " ".join(done.err.split())
     assert (
-        "The token has project_id 20, ref_path refs/heads/dev, environment staging, and no rule of the issuer gives it"
-        " a role. The rule for it does not accept its ref_path."
+        "The token has project_id 20, ref_path refs/heads/dev, environment staging, and no rule in the"
+        " issuer's settings gives you a role. A rule accepts other claims of the token, but not its ref_path."
     ) in said
     assert not any(
         secret in said for secret in ("4711", "secret", "refs/heads/main", "ask an operator for a role")
@@ -83,7 +83,7 @@ def test_a_job_of_the_wrong_branch_reads_which_claim_does_not_match(
 def test_a_job_of_another_project_reads_that_no_rule_is_for_it(jobs: Jobs, tmp_path: Path) -> None:
     done = jobs.run(tmp_path, "clusters", project_id="21", environment="secret-production")
     assert done.code == 4
-    assert "No rule accepts its project_id." in " ".join(done.err.split())
+    assert "No rule accepts the token's project_id." in " ".join(done.err.split())
 
 
 def test_a_job_with_a_role_is_not_bothered(jobs: Jobs, tmp_path: Path) -> None:

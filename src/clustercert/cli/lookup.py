@@ -127,18 +127,18 @@ def _no_role(claims: "Sequence[RoleClaim]") -> str:
     """Return which claims of an issuer's token no rule accepts, as far as the service tells the token's user."""
     if not claims:
         return (
-            "The token gets no role: the issuer's settings have no rule for a role in a project. Ask an "
+            "This token gives you no role: the issuer's settings have no rule that gives a role in a project. Ask an "
             "operator of the service for such a rule (identity.issuers.roles)."
         )
     held = ", ".join(f"{each.claim} {each.value or '(missing)'}" for each in claims)
     wrong = [each.claim for each in claims if each.is_met is False]
-    blame = f" The rule for it does not accept its {' and '.join(wrong)}." if wrong else ""
+    blame = f" A rule accepts other claims of the token, but not its {' and '.join(wrong)}." if wrong else ""
     if not any(each.is_met for each in claims):
-        blame = f" No rule accepts its {' or '.join(wrong)}." if wrong else ""
+        blame = f" No rule accepts the token's {' or '.join(wrong)}." if wrong else ""
     return (
-        f"The token has {held}, and no rule of the issuer gives it a role.{blame} Use a job that a rule accepts, or ask"
-        " an operator of the service to change identity.issuers.roles: `clustercert identity explain` shows operators"
-        " every rule."
+        f"The token has {held}, and no rule in the issuer's settings gives you a role.{blame} Use a job that a rule"
+        " accepts, or ask an operator of the service to change identity.issuers.roles: `clustercert identity explain`"
+        " shows operators every rule."
     )
 
 

@@ -148,7 +148,7 @@ class CaRotations:
         return await self._status(cluster, rotation, cluster.client_ca, new_ca)
 
     async def status(self, cluster: Cluster) -> RotationStatus:
-        """Return the running or else the last rotation.
+        """Return the running rotation, or the last one if none is running.
 
         Raises NotFound if the CA was never rotated, or Conflict if the cluster has no client CA.
         """

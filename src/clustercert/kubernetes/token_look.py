@@ -56,10 +56,10 @@ _APPLY_AGAIN = "Apply the objects of this cluster again with an administrator's 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The result of a look at the cluster.
+    """The result of one inspection of the cluster.
 
     Attributes:
-        problem: why this service must issue nothing in the cluster, and what to do; None if nothing is wrong.
+        problem: why the service must issue no tokens for the cluster, and what to do about it; None if it may.
         version: the API server's version, such as `v1.32.0`; empty if it was not read.
         dangers: the dangerous rights of each mapped role that has some, by the role's written form.
         unusable: why no credential can get a mapped role now, by the role's written form.
@@ -129,7 +129,7 @@ async def look(api: KubeApi, cluster: Registration, installation: str) -> Look:
 
     Raises:
         Unavailable: the API server can't be reached, or is busy.
-        RemoteFailed: the API server sent an unexpected response, or ApiServerRefused does not accept the token.
+        RemoteFailed: the API server sent an unexpected response, or does not accept the token (ApiServerRefused).
     """
     version, found = "", _Roles()
     excess: tuple[str, ...] = ()
@@ -167,7 +167,7 @@ async def _check_version(api: KubeApi) -> str:
 
 
 async def _check_account(api: KubeApi) -> None:
-    """Check that the API server tells the ids of tokens, which impersonated requests do not have."""
+    """Check that the API server reports the id of a request's token, which impersonated requests do not have."""
     review = await api.create(
         _WHOAMI, {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
     )

@@ -40,13 +40,14 @@ logger = structlog.get_logger()
 
 T = TypeVar("T")
 
-# A look at all objects is not repeated before this time. Each sweep of the reconciler, every 60 seconds, causes one.
+# The service inspects a cluster's objects at most once in this time. Each run of the reconciler, every 60 seconds,
+# inspects them.
 LOOK_SECONDS = 30.0
 # How long to keep a credential that is not in the ledger. Issuing creates its objects before it records the credential.
 UNKNOWN_SECONDS = 60.0
-# If more credentials than this are unknown, and more than half of all, the database may be an old copy. Then they are
-# kept until an operator confirms their deletion, until the time in the account's annotation, or until the account is
-# older than the longest lifetime of any credential: a thief of the service's token may write any annotation.
+# If more credentials than this are unknown, and more than half of all, the database may be an old copy. Then each
+# is kept until an operator confirms the deletion, until the time in its account's annotation, or until the account is
+# older than the longest lifetime of any credential: a thief of the service's token can write any annotation.
 MAX_UNKNOWN = 10
 # If more credentials than this end at once, all objects of the cluster are listed once.
 _MANY = 500

@@ -95,7 +95,7 @@ class Condition(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HasName:
-    """The input has a matching value of one kind: for example, one of the caller's roles matches one of the names."""
+    """One of the input's values of one kind matches one of the names: for example, one of the caller's roles."""
 
     what: str
     names: Names

@@ -180,7 +180,8 @@ def _end(request: AccessRequest) -> str:
     by = f" by {request.closed_by}" if request.closed_by is not None else ""
     why = f": {request.closed_why}" if request.closed_why is not None else ""
     decide = (
-        f" This use before the approval waits for {_missing(request)}. An approval does not give the access again, but"
-        " the user may use such access again before an approval. A denial forbids such use for a day."
+        f" This use before the approval waits for {_missing(request)}. An approval does not give the access again,"
+        " but the user may again use such access without waiting for an approval. After a denial, the user may not do"
+        " this for a day."
     )
     return f"{how}{by}{why}.{decide if request.open_part is not None else ''}"

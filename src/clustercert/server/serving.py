@@ -103,7 +103,7 @@ _CLOSE = (b"connection", b"close")
 
 
 class DrainingServer(uvicorn.Server):
-    """After the drain signal, answers each keep-alive connection once more, with `Connection: close`, and then stops.
+    """After the drain signal, answers one more request on each keep-alive connection, closes it, and then stops.
 
     Closing a keep-alive connection at once could lose a request in transit, and HTTP clients don't repeat a POST. New
     connections are accepted until shortly before the process exits, because the next process may start only then.

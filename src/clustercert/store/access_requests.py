@@ -298,7 +298,7 @@ class AccessRequestQueries(Queries):
     async def prune(self, closed_before: datetime, event: Callable[[int], AuditEvent]) -> int:
         """Delete a batch of requests that were closed and last decided before a time. Returns how many.
 
-        Requests of the last `EARLY_USE_PERIOD` may limit the use of others, so `closed_before` must be earlier.
+        `closed_before` must be before the last `EARLY_USE_PERIOD`: newer requests limit further use before an approval.
         `event` creates an audit event from the number of deleted requests, and is not called if the number is 0.
         """
         query = select(_request.c.id).where(_is_over(closed_before)).limit(PRUNED_AT_ONCE)

@@ -81,7 +81,7 @@ def show(
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show a cluster's client CA: where its key is, and the proof. Only for operators and admins of the project.
+    """Show a cluster's client CA: where its key is, and the key's properties. Only for operators and project admins.
 
     During a rotation, also names the CA that will sign (`next`), or the CA that signed before (`retiring`). `kubernetes
     setup` also writes the output of --bundle. Write this output and the API server's current client CAs into a new

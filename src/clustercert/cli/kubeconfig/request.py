@@ -35,8 +35,8 @@ class CertificateRequest:
         local_key: whether to create the private key on this machine. A token has no key.
         access_request: the id of the access request whose groups the credential has. A credential that would outlive
             the access request is shortened.
-        kind: the kind of the cluster's credentials. `None` if it is not known: if the service refuses a certificate
-            because the cluster has tokens, a token is requested.
+        kind: the kind of the cluster's credentials, or `None` if it is not known. Then a certificate is requested
+            first, and a token if the service answers that the cluster has tokens.
     """
 
     project_id: str

@@ -78,8 +78,8 @@ async def import_audit_log(
         await webhook.credential_usage.flush()
     if log.lines and log.lines == log.skipped:
         raise CommandError(
-            f"None of the {log.lines} lines is an event of {API_VERSION}. Name the file written by the API"
-            " server's --audit-log-path, in the format json."
+            f"None of the {log.lines} lines is an event of {API_VERSION}. Give the audit log of the API server:"
+            " the file in --audit-log-path, with --audit-log-format=json."
         )
     show_one({"cluster": cluster.name, **row_of(log, "lines", "uses", "skipped")}, output, name="cluster")
     if not log.lines:

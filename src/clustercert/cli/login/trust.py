@@ -73,7 +73,7 @@ class TrustOptions:
             _require_valid(url, reason)
             if given is not None:
                 raise NotTrusted(
-                    f"The CA file {self.ca_file} does not fit the certificate of {url} ({reason}). Name the CA that "
+                    f"The CA file {self.ca_file} does not verify the certificate of {url} ({reason}). Name the CA that "
                     "signed the certificate."
                 )
             return _ca_of_another_profile(url) or _confirmed(url, changed=remembered is not None)
@@ -85,7 +85,7 @@ class NotTrusted(CommandError, status=503, code="CCE.01503001"):
 
 
 def _ca_of_another_profile(url: str) -> str | None:
-    """Return the CA that another profile for this address trusts, if this CA fits the service's certificate."""
+    """Return the CA that another profile for this address trusts, if this CA verifies the service's certificate."""
     from clustercert.client import connection
 
     for name, saved in profile.saved_profiles(os.environ).items():

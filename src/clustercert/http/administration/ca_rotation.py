@@ -313,7 +313,10 @@ async def list_rotations_of_project(
 
 @router.get(ROTATION, responses=changes.one(WholeRotationBody, NO_CLIENT_CA))
 async def show_rotation(call: AdminCall, project_id: str, cluster: str) -> Response:
-    """Show the running or else the last rotation of a cluster's client CA. Only for project admins and operators."""
+    """Show the running rotation of a cluster's client CA, or the last one if none is running.
+
+    Only for project admins and operators.
+    """
     owner = await call.services.clusters.find(project_id, cluster)
     return changes.shown(await _whole_body(call, await call.services.ca_rotations.status(owner)))
 

@@ -413,7 +413,7 @@ def raise_fault(failure: ClustercertError) -> None:
 
 
 class _SessionEnded(NoCredential):
-    """A form came without a session, for example because the session has ended."""
+    """A form was sent without a session, for example because the session has ended."""
 
     def __init__(self) -> None:
         super().__init__("the request has no session")

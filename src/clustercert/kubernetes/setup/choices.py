@@ -122,7 +122,7 @@ CacheTtl = Annotated[str, AfterValidator(lambda text: _checked_duration(text, MA
 class GivenChoices(Section):
     """The choices that an operator gave for one folder: the content of `setup.toml`.
 
-    The fields are named like the options of `kubernetes setup`. A field that is not set was not given.
+    The fields are named like the options of `kubernetes setup`. A field is unset if its option was not given.
 
     Attributes:
         kubernetes_version: `None` for 1.32 or newer.

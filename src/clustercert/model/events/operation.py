@@ -257,7 +257,7 @@ class EnforcementOverflowed(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterTokensStopped(AuditEvent):
-    """A look at a cluster found a reason to issue no tokens for it. Revoking goes on. The subject is the cluster's id.
+    """The service stopped issuing tokens for a cluster. Revocation still works. The subject is the cluster's id.
 
     Attributes:
         problem: what is wrong, and what the operator does.
@@ -269,7 +269,7 @@ class ClusterTokensStopped(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterTokensResumed(AuditEvent):
-    """A look at a cluster found that the reason to issue no tokens is gone. The subject is the cluster's id."""
+    """The service issues tokens for a cluster again. The subject is the cluster's id."""
 
     kind: Literal["cluster_tokens.resumed"] = "cluster_tokens.resumed"
 

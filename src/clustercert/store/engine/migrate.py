@@ -2,7 +2,7 @@
 
 A program of revision N needs schema N. The program also works on a newer schema whose migrations declare N or an older
 revision as `oldest_program`. So a rolling upgrade migrates the schema first and then replaces the replicas one by one.
-The program refuses a newer schema if another tool than `upgrade` set the schema's revision. The program also refuses
+The program refuses a newer schema if a tool other than `upgrade` set the schema's revision. The program also refuses
 the schemas of earlier builds, which are older than the first migration.
 """
 

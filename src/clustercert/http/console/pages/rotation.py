@@ -63,7 +63,7 @@ def _is_safe(rotation: Any | None) -> bool:
 
 
 async def _rotation(visit: Visit) -> Any | None:
-    """Return the running or else the last rotation, or None if the CA was never replaced."""
+    """Return the running rotation, or the last one if none is running. None if the CA was never replaced."""
     try:
         return await visit.api.get(_rotation_api(visit))
     except NotFound:
