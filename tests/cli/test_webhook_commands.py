@@ -142,7 +142,9 @@ def test_a_file_without_audit_events_is_refused(
     other = tmp_path / "other.log"
     other.write_bytes(b'not json\n\xff\n[]\n\n{"kind": "Pod"}\n')
     said = operator.error("kubernetes", "import-audit-log", cluster["name"], other)
-    assert said.startswith("None of the 4 lines is an event of audit.k8s.io/v1. Name the file ")
+    assert said.startswith(
+        "None of the 4 lines is an event of audit.k8s.io/v1. Give the audit log of the API server"
+    )
     assert operator.run("kubernetes", "import-audit-log", "prod", tmp_path / "missing.log").code == 2
 
 

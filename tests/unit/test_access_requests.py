@@ -440,8 +440,8 @@ def test_a_decision_after_the_end_revives_nothing_and_is_final() -> None:
     assert (ended.open_part, ended.label, ended.severity) == ("access", "ended, not approved", "bad")
     assert next_step(ended) == (
         f"The access was ended by Asker. This use before the approval waits for {MISSING}. An approval does"
-        " not give the access again, but the user may use such access again before an approval. A denial"
-        " forbids such use for a day."
+        " not give the access again, but the user may again use such access without waiting for an approval."
+        " After a denial, the user may not do this for a day."
     )
     late = approved(ended)
     assert (late.state, late.label, late.closed_at) == ("ended", "ended", ended.closed_at)
